@@ -1,0 +1,159 @@
+"""`scan`: a cell over a whole sequence, with lengths, masks and resets, under any strategy."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxrnn import checks
+from flaxrnn.cells.base import Cell, State
+from flaxrnn.strategies import STRATEGIES, choose
+
+
+def scan(
+    cell: Cell,
+    params: Any,
+    inputs: jax.Array,
+    *,
+    initial_state: State | None = None,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
+    strategy: str = "auto",
+    unroll: int = 1,
+) -> tuple[State, jax.Array]:
+    """Runs a cell over a sequence.
+
+    Args:
+      cell: what happens in one time step.
+      params: the cell's parameters.
+      inputs: `[*batch, time, features]` with any number of batch axes, none included; any number of time steps,
+        zero included.
+      initial_state: the state before the first step; by default `cell.initial_state`.
+      lengths: `[*batch]` integers, how many steps of each sequence are valid, counted from its beginning. The rest
+        is padding. A length above the number of steps counts as that number, one below zero as zero; where the
+        lengths are known when the call is made, outside `jit`, either is an error.
+      mask: `[*batch, time]` booleans, False at the steps to leave out, anywhere in the sequence. With `lengths` a
+        step must be valid by both. At a step left out the state is held and the output is zero. What lies in
+        the padding never reaches an output, a state or a gradient, not even as NaN.
+      resets: `[*batch, time]` booleans, True at the first step of each sequence, for sequences packed one after
+        the other: there the state begins again at `cell.initial_state` (what `initial_state` brought from an earlier
+        call belongs to the first sequence alone). In reverse, too, no state crosses that border. A reset at a
+        step that is left out does nothing.
+      reverse: whether to read from the end, each sequence from its own last valid step. The outputs stay in
+        the order of the inputs.
+      time_major: whether `inputs`, `mask`, `resets` and the outputs have time as their first axis:
+        `[time, *batch, features]`.
+      strategy: how the steps are run, a name in `flaxrnn.STRATEGIES`; "auto" picks by itself. It changes the speed,
+        not the result.
+      unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.
+
+    Returns:
+      `(state, outputs)`, in the order of `jax.lax.scan`: the state after the last valid step of each sequence, and
+      the outputs, `[*batch, time, cell.output_size]`.
+
+    Raises:
+      TypeError, ValueError: if an argument does not fit the others; the message says what to pass.
+
+    Example: two sequences, of which the second has three valid steps.
+
+      >>> import jax, flaxrnn
+      >>> import jax.numpy as jnp
+      >>> cell = flaxrnn.cells.LSTM(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> inputs = jax.random.normal(jax.random.key(1), [2, 5, 3])
+      >>> state, outputs = flaxrnn.scan(cell, params, inputs, lengths=jnp.array([5, 3]))
+      >>> outputs.shape
+      (2, 5, 4)
+      >>> bool(jnp.array_equal(state.hidden[1], outputs[1, 2])), bool(jnp.all(outputs[1, 3:] == 0))
+      (True, True)
+
+    How it differs from other frameworks:
+      The result does not depend on what lies in the padding, where Flax's and Haiku's scans compute on. Outputs in
+      the padding are zero, as in TF1's `dynamic_rnn`, where Keras repeats the last one. With `reverse` the outputs
+      are in the order of the inputs, where Keras's `go_backwards` and Flax's `reverse` turn them round. The state
+      is always returned, and before the outputs.
+    """
+    checks.check_cell(cell)
+    checks.check_inputs(inputs)
+    time_axis = 0 if time_major else inputs.ndim - 2
+    step_shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
+    checks.check_lengths(lengths, step_shape[:-1], inputs.shape[time_axis])
+    checks.check_marks("mask", mask, inputs.shape[:-1])
+    checks.check_marks("resets", resets, inputs.shape[:-1])
+    checks.check_unroll(unroll)
+    return _scan(
+        cell,
+        params,
+        inputs,
+        initial_state,
+        lengths,
+        mask,
+        resets,
+        time_axis=time_axis,
+        reverse=bool(reverse),
+        strategy=choose(strategy),
+        unroll=unroll,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll"))
+def _scan(
+    cell: Cell,
+    params: Any,
+    inputs: jax.Array,
+    initial_state: State | None,
+    lengths: jax.Array | None,
+    mask: jax.Array | None,
+    resets: jax.Array | None,
+    *,
+    time_axis: int,
+    reverse: bool,
+    strategy: str,
+    unroll: int,
+) -> tuple[State, jax.Array]:
+    """`scan`, compiled once for a cell and its shapes, so that a second call outside `jit` compiles nothing."""
+    inputs = jnp.moveaxis(inputs, time_axis, 0)
+    mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
+    dtype = jnp.result_type(inputs, *jax.tree.leaves(params))
+    fresh = cell.initial_state(inputs.shape[1:-1], dtype)
+    state = fresh if initial_state is None else initial_state
+    checks.check_state(state, fresh)
+    checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
+
+    fresh = jax.tree.map(lambda fresh, state: fresh.astype(state.dtype), fresh, state)
+    mask = _valid_steps(len(inputs), lengths, mask)
+    if mask is not None:
+        inputs = jnp.where(mask[..., None], inputs, 0)
+    if resets is not None and reverse:
+        resets = _resets_from_the_end(resets, mask)
+    run = STRATEGIES[strategy]
+    state, outputs = run(cell, params, state, fresh, inputs, mask, resets, reverse=reverse, unroll=unroll)
+    return state, jnp.moveaxis(outputs, 0, time_axis)
+
+
+def _valid_steps(time: int, lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:
+    """Which steps are valid by both `lengths` and `mask`, `[time, *batch]`; None if all are."""
+    if lengths is None:
+        return mask
+    steps = jnp.arange(time).reshape(time, *(1,) * jnp.ndim(lengths))
+    within = steps < lengths
+    return within if mask is None else within & mask
+
+
+def _resets_from_the_end(resets: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Moves each reset, `[time, *batch]`, to the step that is read right after it when reading from the end.
+
+    A reset stands at the first step of a sequence. From the end that step is read last, and the state must begin
+    again at the valid step that follows in reading order: the one before it in time.
+    """
+    time = len(resets)
+    steps = jnp.arange(time).reshape(time, *(1,) * (resets.ndim - 1))
+    valid = jnp.where(jnp.ones_like(resets) if mask is None else mask, steps, time)
+    none = jnp.full_like(valid[:1], time, shape=(1, *resets.shape[1:]))
+    following = jax.lax.cummin(jnp.concatenate([valid, none]), axis=0, reverse=True)[1:]
+    resets = jnp.concatenate([resets, jnp.zeros_like(none, bool)])
+    return jnp.take_along_axis(resets, following, axis=0)

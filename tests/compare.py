@@ -1,0 +1,43 @@
+"""How tests draw data and compare numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def normal(seed, *shape, dtype=np.float32):
+    """Random numbers, different everywhere: an order mistake cannot hide in them."""
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def random_params(cell_or_layer, input_size, seed=0, dtype=jnp.float32):
+    """Parameters with every entry random, the biases and peepholes too, which `init` leaves at constants."""
+    params = cell_or_layer.init(jax.random.key(seed), input_size, dtype)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
+    drawn = [0.5 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def random_state(cell_or_layer, batch_shape=(), seed=0, dtype=jnp.float32):
+    """A state with every entry random."""
+    state = cell_or_layer.initial_state(batch_shape, dtype)
+    leaves, structure = jax.tree.flatten(state)
+    drawn = [normal(seed + number, *leaf.shape).astype(leaf.dtype) * 0.5 for number, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in drawn])
+
+
+def assert_close(actual, expected, rtol=1e-5):
+    """Two trees agree to `rtol`, relative to the largest number of each expected array."""
+    jax.tree.map(lambda a, e: _assert_array_close(np.asarray(a), np.asarray(e), rtol), actual, expected)
+
+
+def _assert_array_close(actual, expected, rtol):
+    assert actual.shape == expected.shape
+    scale = np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * scale if scale else 0.0)
+
+
+def assert_equal(actual, expected):
+    """Two trees agree bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)

@@ -1,0 +1,20 @@
+"""Every cell, in every variant, for tests that hold for all of them."""
+
+import jax
+
+from flaxrnn.cells import GRU, LSTM, MGU, Elman
+
+CELLS = {
+    "elman": Elman(5),
+    "elman_relu": Elman(5, activation=jax.nn.relu),
+    "lstm": LSTM(5),
+    "lstm_peephole": LSTM(5, peephole=True),
+    "lstm_coupled": LSTM(5, coupled=True),
+    "lstm_projection": LSTM(5, projection_size=3),
+    "lstm_clip": LSTM(5, cell_clip=0.4),
+    "lstm_everything": LSTM(5, 0.5, peephole=True, coupled=True, projection_size=3, cell_clip=0.4, projection_clip=0.3),
+    "gru": GRU(5),
+    "gru_reset_before": GRU(5, reset_after=False),
+    "mgu": MGU(5),
+    "mgu_reset_before": MGU(5, reset_after=False),
+}

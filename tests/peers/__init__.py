@@ -1,0 +1,1 @@
+"""Agreement with other frameworks, each run beside flaxrnn on the same weights and inputs."""

@@ -1,0 +1,1 @@
+"""Programs that train flaxrnn's networks, and what they share."""

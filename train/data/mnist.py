@@ -1,0 +1,156 @@
+"""MNIST, from the repository's own files by tensorflow-datasets and grain to batches `[batch, 28, 28]`."""
+
+import contextlib
+import hashlib
+import io
+import pathlib
+import shutil
+import sys
+from typing import NamedTuple
+
+import filelock
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from train.data.flaxrnn_mnist import flaxrnn_mnist_dataset_builder as builder_lib
+from train.errors import UserError
+
+VALIDATION_SIZE = 5_000
+
+
+class Split(NamedTuple):
+    """Images and their labels, in memory.
+
+    Attributes:
+      images: `[number, 28, 28]` uint8, ink is 255.
+      labels: `[number]` int32, the digit.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    Attributes:
+      images: `[batch, 28, 28]` float32 from 0 to 1; a row is a time step.
+      labels: `[batch]` int32.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class MNIST(NamedTuple):
+    """The dataset: the validation set is the last 5,000 images of the original training set."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def load(data_dir: pathlib.Path | None = None) -> MNIST:
+    """Reads MNIST from `data_dir`, where it is prepared first if it is not there or damaged.
+
+    Programs that run at the same time may share a `data_dir`: one prepares, the others wait.
+
+    Args:
+      data_dir: where tensorflow-datasets keeps its datasets; by default its own, `~/tensorflow_datasets`.
+
+    Raises:
+      UserError: if the dataset must be prepared and cannot be written there.
+    """
+    data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    try:
+        return _read(data_dir)
+    except _NotPreparedError as first:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(data_dir / "flaxrnn_mnist.lock"):
+                return _prepare_and_read(data_dir, first)
+        except OSError as error:
+            raise UserError(
+                f"MNIST cannot be prepared in {data_dir} ({error}): pass a --data-dir that can be written"
+            ) from error
+
+
+def batches(split: Split, batch_size: int, seed: int, shift: int = 0) -> grain.IterDataset:
+    """Endless shuffled batches: all images once, in an order of their own, then all of them in another.
+
+    Args:
+      split: the images to draw from.
+      batch_size: how many images a batch has.
+      seed: the order and the shifts; the same seed gives the same batches.
+      shift: by up to how many pixels an image is shifted, at random, in each direction.
+    """
+
+    def gather(chosen: np.ndarray, generator: np.random.Generator) -> Batch:
+        images = shifted(split.images[chosen], shift, generator)
+        return Batch(to_float(images), split.labels[chosen])
+
+    indices = grain.MapDataset.range(len(split.labels)).seed(seed).shuffle().repeat().batch(batch_size)
+    return indices.random_map(gather).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
+
+
+def shifted(images: np.ndarray, shift: int, generator: np.random.Generator) -> np.ndarray:
+    """Each image moved by up to `shift` pixels in each direction, at random; paper comes in at the edges."""
+    number, height, width = images.shape
+    padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    down, right = generator.integers(0, 2 * shift + 1, (2, number))
+    return windows[np.arange(number), down, right]
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Images from 0 to 255 as float32 from 0 to 1."""
+    return np.multiply(images, np.float32(1 / 255), dtype=np.float32)
+
+
+class _NotPreparedError(Exception):
+    """The dataset is not there, or is not what it should be."""
+
+
+def _read(data_dir: pathlib.Path) -> MNIST:
+    """Reads the prepared dataset, and holds its content against the SHA-256 of the original files."""
+    try:
+        builder = builder_lib.Builder(data_dir=data_dir, file_format="array_record")
+        if not builder.info.splits:
+            raise _NotPreparedError("is not complete")
+        train, test = (_read_split(builder, name) for name in ("train", "test"))
+    except (_NotPreparedError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes its readers do
+        raise _NotPreparedError(f"cannot be read ({type(error).__name__}: {error})") from error
+    for name, split in ("train", train), ("t10k", test):
+        for kind, array in ("images-idx3", split.images), ("labels-idx1", split.labels.astype(np.uint8)):
+            digest = hashlib.sha256(builder_lib.to_idx(array)).hexdigest()
+            if digest != builder_lib.SHA256[f"{name}-{kind}-ubyte"]:
+                raise _NotPreparedError("is damaged: its content is not MNIST's")
+    beginning = Split(*(array[:-VALIDATION_SIZE] for array in train))
+    end = Split(*(array[-VALIDATION_SIZE:] for array in train))
+    return MNIST(beginning, end, test)
+
+
+def _read_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
+    source = builder.as_data_source(name)
+    records = source.__getitems__(range(len(source)))
+    images = np.stack([record["image"] for record in records])
+    return Split(images, np.array([record["label"] for record in records], np.int32))
+
+
+def _prepare_and_read(data_dir: pathlib.Path, reason: _NotPreparedError) -> MNIST:
+    """Reads the dataset if another program has prepared it meanwhile; prepares it anew otherwise."""
+    with contextlib.suppress(_NotPreparedError):
+        return _read(data_dir)
+    dataset_dir = data_dir / "flaxrnn_mnist"
+    if dataset_dir.exists():
+        print(f"The MNIST in {dataset_dir} {reason}; it is made again.", file=sys.stderr)
+        shutil.rmtree(dataset_dir)
+    print(f"Preparing MNIST in {dataset_dir}", file=sys.stderr)
+    builder = builder_lib.Builder(data_dir=data_dir, file_format="array_record")
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it would say that it downloads
+        builder.download_and_prepare()
+    return _read(data_dir)

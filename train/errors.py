@@ -1,0 +1,19 @@
+"""Errors that whoever started the program can put right."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+    """Something is wrong with what the program was given; the message says what, and what to do."""
+
+
+@contextlib.contextmanager
+def told_to_the_user() -> Iterator[None]:
+    """Ends the program with the message of a `UserError` alone, and exit status 2, as for a wrong option."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
