@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#8a8f98"
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#ffffff", "#fbd9b5", ORANGE, "#7a2e04"])
+SMALLEST = 1e-8  # what a loss of zero is drawn as, where the axis is logarithmic
 ACCURACIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
 
 
@@ -27,9 +28,8 @@ def curves(path: pathlib.Path, title: str, metrics: list[dict[str, Any]]) -> Non
     for axes, name in (loss, "loss"), (accuracy, "accuracy"):
         for split, style in ("train", dict(color=BLUE, alpha=0.8)), ("validation", dict(color=ORANGE, marker="o")):
             lines = [line for line in metrics if line["split"] == split]
-            axes.plot(
-                [line["step"] for line in lines], [line[name] for line in lines], ms=4, lw=1.3, label=split, **style
-            )
+            values = [max(line[name], SMALLEST) for line in lines]
+            axes.plot([line["step"] for line in lines], values, ms=4, lw=1.3, label=split, **style)
         axes.set_title(name)
         axes.set_xlabel("step")
         axes.grid(True, color=GREY, alpha=0.25)
@@ -43,11 +43,9 @@ def curves(path: pathlib.Path, title: str, metrics: list[dict[str, Any]]) -> Non
 
 def _stretch_towards_one(axes: Axes) -> None:
     """Gives each halving of the error the same room, and ends at 100%."""
-    smallest = 5e-4
-    axes.set_yscale(
-        "function",
-        functions=(lambda y: -np.log(1 - np.minimum(y, 1) + smallest), lambda v: 1 + smallest - np.exp(-v)),
-    )
+    edge = 5e-4
+    functions = lambda y: -np.log(1 - np.minimum(y, 1) + edge), lambda v: 1 + edge - np.exp(-v)
+    axes.set_yscale("function", functions=functions)
     worst = min(float(np.min(line.get_ydata(), initial=1.0)) for line in axes.lines)
     ticks = [accuracy for accuracy in ACCURACIES if accuracy >= worst or accuracy == ACCURACIES[0]]
     axes.set_yticks(ticks, [f"{accuracy:.1%}" for accuracy in ticks], minor=False)

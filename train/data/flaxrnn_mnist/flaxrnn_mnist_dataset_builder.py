@@ -3,11 +3,14 @@
 import gzip
 import hashlib
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from train.errors import UserError
 
 FILES = pathlib.Path(__file__).parent
 # SHA-256 of the uncompressed files, those of the original distribution
@@ -52,14 +55,17 @@ def read_idx(name: str) -> np.ndarray:
     """Reads one of the four files.
 
     Raises:
-      ValueError: if its content is not that of the original distribution.
+      UserError: if its content is not that of the original distribution.
     """
     path = FILES / f"{name}.gz"
-    content = gzip.decompress(path.read_bytes())
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it with git checkout {path}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[name]:
-        raise ValueError(
-            f"{path} is damaged: SHA-256 {digest}, not {SHA256[name]}; restore it with git checkout {path}"
+        raise UserError(
+            f"{path} is damaged (SHA-256 {digest}, not {SHA256[name]}): restore it with git checkout {path}"
         )
     return from_idx(content)
 

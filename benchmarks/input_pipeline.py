@@ -1,0 +1,72 @@
+"""Does training wait for its input? Steps per second with the MNIST pipeline, and on one batch held in memory.
+
+    python -m benchmarks.input_pipeline --cell=gru
+
+Both do the same steps of the same network, in turns, so that what else the machine does falls on both.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import tyro
+
+from train import loop
+from train.data import mnist
+from train.mnist import ROW
+from train.mnist import Config as TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compare steps per second with the MNIST pipeline to those on one batch held in memory."""
+
+    cell: str = "gru"
+    """The cell, as in train.mnist; all else is as by default there."""
+    rounds: int = 15
+    """How often each of the two is timed."""
+    steps: int = 100
+    """Steps in a round."""
+    data_dir: pathlib.Path | None = None
+    """Where tensorflow-datasets keeps the prepared images."""
+
+
+def main() -> None:
+    """The program."""
+    config = tyro.cli(Config, prog="python -m benchmarks.input_pipeline")
+    training = TrainingConfig(cell=config.cell)
+    classifier = training.make_classifier()
+    data = mnist.load(config.data_dir)
+    pipeline = iter(mnist.batches(data.train, training.batch_size, training.seed, training.shift))
+    one_batch = itertools.repeat(next(pipeline))
+
+    optimizer, _ = loop.make_optimizer(training.peak_learning_rate(config.steps), config.steps)
+    params = classifier.init(jax.random.key(0), ROW)
+    step = loop.make_step(classifier, optimizer)
+    state = params, optimizer.init(params)
+
+    def seconds(batches: Iterator[mnist.Batch], state: Any) -> tuple[float, Any]:
+        start = time.perf_counter()
+        for batch in itertools.islice(batches, config.steps):
+            *state, _ = step(*state, batch)
+        jax.block_until_ready(state)
+        return time.perf_counter() - start, state
+
+    times: dict[str, list[float]] = {"pipeline": [], "one batch": []}
+    _, state = seconds(pipeline, state)
+    for name, batches in [("pipeline", pipeline), ("one batch", one_batch)] * config.rounds:
+        elapsed, state = seconds(batches, state)
+        times[name].append(elapsed)
+    speeds = {name: config.steps / statistics.median(values) for name, values in times.items()}
+    for name, speed in speeds.items():
+        print(f"{name:10} {speed:7.1f} steps/s")
+    print(f"ratio      {speeds['pipeline'] / speeds['one batch']:7.3f}  (goal: at least 0.95)")
+
+
+if __name__ == "__main__":
+    main()

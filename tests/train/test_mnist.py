@@ -1,0 +1,163 @@
+"""`python -m train.mnist`, as a user runs it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from train import mnist, pictures
+from train.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def program(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "train.mnist", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+
+
+def run(data_dir, workdir, **options):
+    config = mnist.Config(hidden_size=16, steps=40, data_dir=data_dir, workdir=workdir, **options)
+    return mnist.run(config, Console(quiet=True))
+
+
+def test_the_program_and_what_it_leaves(data_dir, tmp_path):
+    done = program("--cell=gru", "--steps=60", "--hidden-size=24", f"--data-dir={data_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (workdir,) = (tmp_path / "runs").glob("mnist-gru-*")
+    assert "step 60/60  loss " in done.stdout
+    assert "step 60/60  validation loss " in done.stdout
+    assert "\x1b" not in done.stdout  # no colours and no bar on a pipe
+
+    results = json.loads((workdir / "results.json").read_text())
+    assert results.keys() >= {"test_accuracy", "test_loss", "steps", "seconds", "parameters"}
+    assert results["steps"] == 60
+    assert results["parameters"] == (28 + 24 + 1) * 72 + 24 + 24 * 10 + 10
+    assert 0.3 < results["test_accuracy"] < 1
+    assert f"{results['test_accuracy']:.2%} of 10,000 images" in done.stdout
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["cell"], config["hidden_size"], config["steps"], config["learning_rate"]) == ("gru", 24, 60, 0.01)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [20, 40, 60]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == list(range(6, 61, 6))
+    assert lines[0]["loss"] > lines[-2]["loss"]
+    for name in ("curves.png", "confusion.png", "mistakes.png"):
+        picture = imread(workdir / name)
+        assert min(picture.shape[:2]) > 400
+        assert len(np.unique(picture)) > 50
+    assert not list(workdir.glob("*.unfinished"))
+
+
+CELLS = {
+    "elman": dict(cell="elman"),
+    "rnn": dict(cell="rnn"),
+    "lstm": dict(cell="lstm", forget_bias=0.5),
+    "peephole and coupled": dict(cell="lstm", peephole=True, coupled=True),
+    "bidirectional": dict(cell="lstm", bidirectional=True),
+    "two layers": dict(cell="gru", layers=2, bidirectional=True),
+    "gru of the paper": dict(cell="gru", reset_after=False),
+    "mgu": dict(cell="mgu"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_network_learns(name, data_dir, tmp_path):
+    results = run(data_dir, tmp_path, **CELLS[name])
+    assert results["test_loss"] < 2.2  # log(10) = 2.303 is knowing nothing
+
+
+def test_the_same_seed_gives_the_same_numbers(data_dir, tmp_path):
+    first, second, other = (
+        run(data_dir, tmp_path / str(number), cell="lstm", seed=seed) for number, seed in enumerate([3, 3, 4])
+    )
+    assert first["test_loss"] == second["test_loss"] != other["test_loss"]
+
+
+WRONG_OPTIONS = {
+    "--cell=gru --peephole": "--peephole does not go with --cell=gru: it is an option of lstm",
+    "--cell=elman --forget-bias=0": "--forget-bias does not go with --cell=elman: it is an option of lstm",
+    "--cell=lstm --reset-after": "--reset-after does not go with --cell=lstm: it is an option of gru, mgu",
+    "--cell=mgu --no-coupled": "--coupled does not go with --cell=mgu: it is an option of lstm",
+    "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu",
+    "--steps=3 --epochs=2": "--epochs and --steps both say how long to train: pass one of them",
+    "--steps=0": "--steps=0: pass a positive number",
+    "--hidden-size=-1": "--hidden-size=-1: pass a positive number",
+    "--learning-rate=nan": "--learning-rate=nan: pass a positive number",
+    "--shift=28": "--shift=28: pass a number of pixels from 0 to 27",
+    "--seed=-1": "--seed=-1: pass a number that is not negative",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG_OPTIONS)
+def test_wrong_options(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mnist", *arguments.split()])
+    with pytest.raises(SystemExit) as end:
+        mnist.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {WRONG_OPTIONS[arguments]}\n"
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_a_workdir_that_holds_a_run_is_left_alone(data_dir, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run already: pass another --workdir"):
+        run(data_dir, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_workdir_that_cannot_be_written(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        run(data_dir, tmp_path / "file")
+
+
+def test_help_explains_every_option():
+    shown = program("--help")
+    assert shown.returncode == 0
+    assert "Features of the hidden state" in shown.stdout
+    for option in (
+        "cell",
+        "layers",
+        "peephole",
+        "no-reset-after",
+        "forget-bias",
+        "epochs",
+        "steps",
+        "workdir",
+        "data-dir",
+    ):
+        assert f"--{option}" in shown.stdout
+
+
+def test_a_progress_bar_on_a_terminal(data_dir, tmp_path, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    config = mnist.Config(hidden_size=8, steps=25, data_dir=data_dir, workdir=tmp_path)
+    with (tmp_path / "screen").open("w") as screen:
+        mnist.run(config, Console(file=screen, force_terminal=True, width=120))
+    shown = (tmp_path / "screen").read_text()
+    assert "━" in shown
+    assert "25/25" in shown
+    assert "steps/s" in shown
+
+
+def test_pictures_of_a_network_without_mistakes(tmp_path):
+    labels = np.arange(10)
+    probabilities = np.eye(10)
+    pictures.mistakes(tmp_path / "mistakes.png", "perfect", np.zeros((10, 28, 28)), labels, probabilities)
+    pictures.confusion(tmp_path / "confusion.png", "perfect", labels, labels, 10)
+    metrics = [dict(split=split, step=1, loss=0.0, accuracy=1.0) for split in ("train", "validation")]
+    pictures.curves(tmp_path / "curves.png", "perfect", metrics)
+    assert len(list(tmp_path.glob("*.png"))) == 3
