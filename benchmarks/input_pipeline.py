@@ -49,11 +49,12 @@ def main() -> None:
     params = classifier.init(jax.random.key(0), ROW)
     step = loop.make_step(classifier, optimizer)
     state = params, optimizer.init(params)
+    key = jax.random.key(1)
 
     def seconds(batches: Iterator[mnist.Batch], state: Any) -> tuple[float, Any]:
         start = time.perf_counter()
         for batch in itertools.islice(batches, config.steps):
-            *state, _ = step(*state, batch)
+            *state, _ = step(*state, batch, key)
         jax.block_until_ready(state)
         return time.perf_counter() - start, state
 

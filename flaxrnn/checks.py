@@ -3,7 +3,9 @@
 All of it is decided from types, shapes and dtypes, before anything is compiled, so it costs nothing at run time.
 """
 
+import functools
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxrnn.cells.base import Cell, State
+
+TIME_MAJOR_HINT = "; inputs is [batch, time, features] unless time_major says that it is [time, batch, features]"
 
 
 def check_cell(cell: Any) -> None:
@@ -34,16 +38,16 @@ def check_hashable(value: Any) -> None:
         ) from None
 
 
-def check_inputs(inputs: Any) -> None:
+def check_inputs(inputs: Any, name: str = "inputs") -> None:
     """Raises an error unless `inputs` is a floating-point array with a time and a feature axis."""
-    check_array("inputs", inputs)
+    check_array(name, inputs)
     if inputs.ndim < 2:
         raise ValueError(
-            f"inputs has the shape {list(inputs.shape)}: pass [*batch, time, features]; a single step is for cell.step"
+            f"{name} has the shape {list(inputs.shape)}: pass [*batch, time, features]; a single step is for cell.step"
         )
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(
-            f"inputs has the dtype {inputs.dtype}: pass floating-point numbers, such as inputs.astype(jnp.float32); "
+            f"{name} has the dtype {inputs.dtype}: pass floating-point numbers, such as {name}.astype(jnp.float32); "
             "embed tokens or make them one-hot (jax.nn.one_hot) first"
         )
 
@@ -58,6 +62,7 @@ def check_lengths(lengths: Any, batch_shape: tuple[int, ...], time: int) -> None
     if lengths.shape != batch_shape:
         raise ValueError(
             f"lengths has the shape {list(lengths.shape)}: pass {list(batch_shape)}, one length for each sequence"
+            + (TIME_MAJOR_HINT if lengths.shape == (time,) else "")
         )
     if isinstance(lengths, jax.core.Tracer):
         return
@@ -77,6 +82,7 @@ def check_marks(name: str, marks: Any, shape: tuple[int, ...]) -> None:
     if marks.shape != shape:
         raise ValueError(
             f"{name} has the shape {list(marks.shape)}: pass {list(shape)}, the shape of inputs without its features"
+            + (TIME_MAJOR_HINT if marks.shape == shape[::-1] else "")
         )
 
 
@@ -114,13 +120,64 @@ def check_states(states: Any, count: int) -> None:
         )
 
 
+def check_key(key: Any) -> None:
+    """Raises an error unless `key` is None or one random key."""
+    if key is None:
+        return
+    check_array("key", key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not (key.shape == (2,) and key.dtype == jnp.uint32):
+        raise TypeError(f"key has the dtype {key.dtype}: pass a random key, such as jax.random.key(0)")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape != ():
+        raise ValueError(f"key is {key.shape[0]} random keys: pass one of them")
+
+
+def check_params(cell: Cell, params: Any, input_size: int) -> None:
+    """Raises an error unless `params` has the entries and the shapes that `cell.init` makes for this input size."""
+    expected = _param_shapes(cell, input_size)
+    given = {path: jnp.shape(leaf) for path, leaf in _leaves_by_path(params).items()}
+    for path in expected.keys() - given.keys():
+        raise ValueError(f"params has no entry {path}, which {cell} needs: pass what its init made")
+    for path in given.keys() - expected.keys():
+        raise ValueError(f"params has an entry {path}, which {cell} does not know: pass what its init made")
+    wider = _param_shapes(cell, input_size + 1)
+    for path, shape in expected.items():
+        grows = [axis for axis, size in enumerate(wider[path]) if size != shape[axis]]
+        others_agree = len(given[path]) == len(shape) and all(
+            given[path][axis] == shape[axis] for axis in range(len(shape)) if axis not in grows
+        )
+        if others_agree and given[path] != shape:
+            made_for = given[path][grows[0]]
+            raise ValueError(
+                f"inputs has {input_size} features, but the parameters were made for {made_for}: pass [..., time, "
+                f"{made_for}], or make parameters with init(key, {input_size})"
+            )
+        if not others_agree:
+            raise ValueError(
+                f"params{path} has the shape {list(given[path])}: pass {list(shape)}, as the init of {cell} makes"
+            )
+
+
+def check_entries(params: Any, names: Sequence[str], kind: str) -> None:
+    """Raises an error unless `params` is a dict with these entries, the parameters of a layer's parts."""
+    if not isinstance(params, Mapping) or set(params) != set(names):
+        found = ", ".join(map(str, params)) if isinstance(params, Mapping) else describe(params)
+        raise ValueError(f"params has {found or 'nothing'}: pass {kind}'s {', '.join(names)}, as its init makes")
+
+
+@functools.lru_cache(maxsize=256)
+def _param_shapes(cell: Cell, input_size: int) -> dict[str, tuple[int, ...]]:
+    params = jax.eval_shape(functools.partial(cell.init, input_size=input_size), jax.random.key(0))
+    return {path: leaf.shape for path, leaf in _leaves_by_path(params).items()}
+
+
+def _leaves_by_path(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def check_step(cell: Cell, params: Any, state: State, inputs: jax.ShapeDtypeStruct) -> None:
     """Raises an error unless a step of `cell` gives a state like the one that it took."""
     kind = type(cell).__name__
-    try:
-        new_state, _ = jax.eval_shape(cell.step, params, state, inputs)
-    except KeyError as error:
-        raise ValueError(f"params has no entry {error}, which {kind} needs: pass what cell.init made") from error
+    new_state, _ = jax.eval_shape(cell.step, params, state, inputs)
     if not same_structure(new_state, state):
         raise TypeError(
             f"{kind} took the state {describe(state)} and gave back {describe(new_state)}: give back the same"

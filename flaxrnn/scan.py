@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxrnn import checks
+from flaxrnn import checks, run_time_checks
 from flaxrnn.cells.base import Cell, State
 from flaxrnn.strategies import STRATEGIES, choose
 
@@ -24,6 +24,7 @@ def scan(
     time_major: bool = False,
     strategy: str = "auto",
     unroll: int = 1,
+    key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Runs a cell over a sequence.
 
@@ -32,7 +33,7 @@ def scan(
       params: the cell's parameters.
       inputs: `[*batch, time, features]` with any number of batch axes, none included; any number of time steps,
         zero included.
-      initial_state: the state before the first step; by default `cell.initial_state`.
+      initial_state: the state before the first step; by default the cell's own, `cell.begin`.
       lengths: `[*batch]` integers, how many steps of each sequence are valid, counted from its beginning. The rest
         is padding. A length above the number of steps counts as that number, one below zero as zero; where the
         lengths are known when the call is made, outside `jit`, either is an error.
@@ -40,7 +41,7 @@ def scan(
         step must be valid by both. At a step left out the state is held and the output is zero. What lies in
         the padding never reaches an output, a state or a gradient, not even as NaN.
       resets: `[*batch, time]` booleans, True at the first step of each sequence, for sequences packed one after
-        the other: there the state begins again at `cell.initial_state` (what `initial_state` brought from an earlier
+        the other: there the state begins again as it does by default (what `initial_state` brought from an earlier
         call belongs to the first sequence alone). In reverse, too, no state crosses that border. A reset at a
         step that is left out does nothing.
       reverse: whether to read from the end, each sequence from its own last valid step. The outputs stay in
@@ -50,6 +51,8 @@ def scan(
       strategy: how the steps are run, a name in `flaxrnn.STRATEGIES`; "auto" picks by itself. It changes the speed,
         not the result.
       unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.
+      key: where dropout and zoneout come from, in training; None turns them off, for evaluation. A cell without
+        either does the same with a key as without.
 
     Returns:
       `(state, outputs)`, in the order of `jax.lax.scan`: the state after the last valid step of each sequence, and
@@ -85,6 +88,7 @@ def scan(
     checks.check_marks("mask", mask, inputs.shape[:-1])
     checks.check_marks("resets", resets, inputs.shape[:-1])
     checks.check_unroll(unroll)
+    checks.check_key(key)
     return _scan(
         cell,
         params,
@@ -93,14 +97,16 @@ def scan(
         lengths,
         mask,
         resets,
+        key,
         time_axis=time_axis,
         reverse=bool(reverse),
         strategy=choose(strategy),
         unroll=unroll,
+        checked=run_time_checks.are_on(),
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll"))
+@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "checked"))
 def _scan(
     cell: Cell,
     params: Any,
@@ -109,27 +115,33 @@ def _scan(
     lengths: jax.Array | None,
     mask: jax.Array | None,
     resets: jax.Array | None,
+    key: jax.Array | None,
     *,
     time_axis: int,
     reverse: bool,
     strategy: str,
     unroll: int,
+    checked: bool,
 ) -> tuple[State, jax.Array]:
     """`scan`, compiled once for a cell and its shapes, so that a second call outside `jit` compiles nothing."""
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
     dtype = jnp.result_type(inputs, *jax.tree.leaves(params))
-    fresh = cell.initial_state(inputs.shape[1:-1], dtype)
+    checks.check_params(cell, params, inputs.shape[-1])
+    fresh = cell.begin(params, inputs.shape[1:-1], dtype)
     state = fresh if initial_state is None else initial_state
     checks.check_state(state, fresh)
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
-
     fresh = jax.tree.map(lambda fresh, state: fresh.astype(state.dtype), fresh, state)
+    if checked and lengths is not None:
+        run_time_checks.check_lengths(lengths, len(inputs))
     mask = _valid_steps(len(inputs), lengths, mask)
     if mask is not None:
         inputs = jnp.where(mask[..., None], inputs, 0)
     if resets is not None and reverse:
         resets = _resets_from_the_end(resets, mask)
+    if key is not None:
+        params, inputs = cell.perturb(key, params, inputs)
     run = STRATEGIES[strategy]
     state, outputs = run(cell, params, state, fresh, inputs, mask, resets, reverse=reverse, unroll=unroll)
     return state, jnp.moveaxis(outputs, 0, time_axis)

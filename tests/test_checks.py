@@ -104,7 +104,7 @@ WRONG_CALLS = {
     "missing parameter": (
         lambda: scan(params={"kernel": PARAMS["kernel"], "bias": PARAMS["bias"]}),
         ValueError,
-        r"params has no entry 'recurrent_kernel', which LSTM needs: pass what cell.init made",
+        r"params has no entry \['recurrent_kernel'\], which LSTM\(hidden_size=4\) needs: pass what its init made",
     ),
     "a cell that changes a dtype": (
         lambda: scan(cell=Forgetful(lambda s: HiddenState(s.hidden.astype(jnp.bfloat16))), params={}),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import flaxrnn
+from flaxrnn.layers import drop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,18 @@ class Classifier:
         dense = {"kernel": kernel, "bias": jnp.zeros(self.classes)}
         return {"layers": self.layers.init(layers_key, input_size), "dense": dense}
 
-    def apply(self, params: dict[str, Any], inputs: jax.Array) -> jax.Array:
-        """The logits `[batch, classes]` of `inputs` `[batch, time, features]`."""
-        state, _ = self.layers.apply(params["layers"], inputs)
-        features = jnp.concatenate(last_hidden(state), axis=-1)
+    def apply(self, params: dict[str, Any], inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The logits `[batch, classes]` of `inputs` `[batch, time, features]`; dropout is on where there is a key."""
+        layers_key, dense_key = (None, None) if key is None else jax.random.split(key)
+        state, _ = self.layers.apply(params["layers"], inputs, key=layers_key)
+        features = drop(dense_key, jnp.concatenate(last_hidden(state), axis=-1), self.layers.dropout)
         return features @ params["dense"]["kernel"] + params["dense"]["bias"]
 
-    def loss(self, params: dict[str, Any], inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The mean cross entropy of a batch, and the share of it that is classified rightly."""
-        logits = self.apply(params, inputs)
+    def loss(
+        self, params: dict[str, Any], inputs: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The mean cross entropy of a batch in training, and the share of it that is classified rightly."""
+        logits = self.apply(params, inputs, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 

@@ -57,6 +57,16 @@ class Config:
     """Where the bias of the forget gate begins."""
     reset_after: Annotated[bool | None, default("gru, mgu; default: yes")] = None
     """The reset gate acts after the matrix product; before it in the GRU of arXiv 1406.1078v3."""
+    dropout: float = 0.0
+    """How many features are dropped between the layers, and before the last dense one."""
+    recurrent_dropout: float = 0.0
+    """How many features of the candidate are dropped, the same ones at all steps."""
+    zoneout: float = 0.0
+    """How many features of the state stay what they were, at each step anew."""
+    layer_norm: bool = False
+    """Layer normalisation inside the gates."""
+    residual: bool = False
+    """Each layer but the first adds its input to its output."""
     batch_size: int = 128
     """Images in a training step."""
     learning_rate: Annotated[float | None, default("default: fits the cell and the number of steps")] = None
@@ -88,9 +98,16 @@ class Config:
             if self.cell not in owners:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")
-        cell = flaxrnn.cells.make(self.cell, hidden_size=self.hidden_size, **options)
+        options |= dict(layer_norm=self.layer_norm, recurrent_dropout=self.recurrent_dropout)
+        try:
+            cell = flaxrnn.cells.make(self.cell, hidden_size=self.hidden_size, **options)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if self.zoneout:
+            has_memory = hasattr(jax.eval_shape(cell.initial_state), "cell")
+            cell = flaxrnn.cells.Zoneout(cell, self.zoneout, self.zoneout if has_memory else 0.0)
         layer = flaxrnn.Bidirectional(cell, cell) if self.bidirectional else flaxrnn.RNN(cell)
-        return Classifier(flaxrnn.Stack([layer] * self.layers), CLASSES)
+        return Classifier(flaxrnn.Stack([layer] * self.layers, self.dropout, self.residual), CLASSES)
 
     def total_steps(self, images: int) -> int:
         """How many training steps to do with so many training images."""
@@ -113,6 +130,12 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')}={value}: pass a positive number")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both say how long to train: pass one of them")
+        for name in ("dropout", "recurrent_dropout", "zoneout"):
+            if not 0 <= getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise UserError(f"--{name.replace('_', '-')}={value}: pass a probability, from 0 up to but not 1")
+        if self.residual and self.layers == 1:
+            raise UserError("--residual needs a layer to add to: pass --layers=2 or more")
         if not 0 <= self.shift < ROW:
             raise UserError(f"--shift={self.shift}: pass a number of pixels from 0 to {ROW - 1}")
         if self.seed < 0:
@@ -166,6 +189,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             steps=steps,
             log_every=LOG_EVERY,
             validate_every=max(1, min(steps // 10, len(data.train.labels) // config.batch_size)),
+            key=jax.random.fold_in(jax.random.key(config.seed), 1),
             reporter=Report(display, workdir),
         )
     test = loop.evaluate(classifier, params, data.test)

@@ -1,9 +1,11 @@
 """Cells: what a recurrent network does in one time step."""
 
-from flaxrnn.cells.base import Cell, GatedCell, HiddenState
+from flaxrnn.cells.base import Cell, HiddenState
 from flaxrnn.cells.elman import Elman
+from flaxrnn.cells.gated import GatedCell
 from flaxrnn.cells.gru import GRU, MGU
 from flaxrnn.cells.lstm import LSTM, LSTMState
 from flaxrnn.cells.registry import CELLS, make
+from flaxrnn.cells.zoneout import Zoneout
 
-__all__ = ["CELLS", "GRU", "LSTM", "MGU", "Cell", "Elman", "GatedCell", "HiddenState", "LSTMState", "make"]
+__all__ = ["CELLS", "GRU", "LSTM", "MGU", "Cell", "Elman", "GatedCell", "HiddenState", "LSTMState", "Zoneout", "make"]

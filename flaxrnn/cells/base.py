@@ -27,7 +27,7 @@ class HiddenState(NamedTuple):
     hidden: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cell(abc.ABC):
     """What happens in one time step.
 
@@ -60,6 +60,13 @@ class Cell(abc.ABC):
       [7.] [1. 3. 7.]
     """
 
+    def __repr__(self) -> str:
+        """The cell with the options that differ from their defaults, for dataclasses with `repr=False`."""
+        fields = [
+            field for field in dataclasses.fields(self) if field.repr and getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields)})"
+
     @property
     @abc.abstractmethod
     def output_size(self) -> int:
@@ -73,7 +80,32 @@ class Cell(abc.ABC):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, one for each member of the batch."""
 
-    def project(self, params: Params, inputs: jax.Array) -> Any:
+    def begin(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state before the first step, where it may depend on parameters; by default `initial_state`."""
+        del params
+        return self.initial_state(batch_shape, dtype)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the cell has dropout or zoneout, and so does something else where it is given a key."""
+        return False
+
+    def perturb(self, key: jax.Array, params: Params, inputs: jax.Array) -> tuple[Params, Any]:
+        """Draws the randomness of one pass over a sequence, for a cell that has any.
+
+        Args:
+          key: where the randomness comes from.
+          params: what `init` gave.
+          inputs: `[time, *batch, features]`.
+
+        Returns:
+          `(params, inputs)`, as `step` takes them in place of its own: masks that hold for the whole sequence are
+          among the parameters, those that are drawn for each step come with that step's input.
+        """
+        del key
+        return params, inputs
+
+    def project(self, params: Params, inputs: Any) -> Any:
         """The part of the step that looks at the input alone; by default the input itself.
 
         Args:
@@ -118,132 +150,16 @@ class Cell(abc.ABC):
         return self.recur(params, state, self.project(params, inputs))
 
 
-@dataclasses.dataclass(frozen=True)
-class GatedCell(Cell):
-    """A cell with a dense recurrent matrix, whose gates are blocks of its columns.
-
-    It computes `projected = inputs @ kernel + bias` and `recurrent = hidden @ recurrent_kernel`, both
-    `[*batch, gates * hidden_size]`, and leaves the rest to `gate`, which holds no matrix product. Because
-    of that split a strategy can form the gradient of the weights in one matrix product over all time
-    steps, for a new cell too.
-
-    To write one, define `gates` and `gate`; define `initial_state` where the state has more to it than
-    `HiddenState`.
-
-    Parameters, where I is the input size, H `hidden_size` and G the number of gates:
-      * `"kernel"`: `[I, G * H]`
-      * `"recurrent_kernel"`: `[H, G * H]`
-      * `"bias"`: `[G * H]`
-
-    Attributes:
-      hidden_size: how many features the hidden state has.
-      kernel_init: draws `kernel`; LeCun normal by default.
-      recurrent_kernel_init: draws the `[H, H]` block of `recurrent_kernel` of each gate, one by one;
-        orthogonal by default.
-      bias_init: draws `bias`; zeros by default.
-
-    Example: a leaky integrator (Jaeger 2001).
-
-      >>> import dataclasses, jax, flaxrnn
-      >>> import jax.numpy as jnp
-      >>> from flaxrnn.cells import GatedCell, HiddenState
-      >>> @dataclasses.dataclass(frozen=True)
-      ... class Leaky(GatedCell):
-      ...     leak: float = 0.1
-      ...     @property
-      ...     def gates(self):
-      ...         return ("candidate",)
-      ...     def gate(self, params, state, projected, recurrent):
-      ...         candidate = jnp.tanh(projected + recurrent)
-      ...         hidden = (1 - self.leak) * state.hidden + self.leak * candidate
-      ...         return HiddenState(hidden), hidden
-      >>> cell = Leaky(hidden_size=4)
-      >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> state, outputs = flaxrnn.scan(cell, params, jnp.ones([2, 5, 3]))
-      >>> outputs.shape
-      (2, 5, 4)
-    """
-
-    hidden_size: int
-    _: dataclasses.KW_ONLY
-    kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.lecun_normal(), repr=False)
-    recurrent_kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.orthogonal(), repr=False)
-    bias_init: Initializer = dataclasses.field(default=jax.nn.initializers.zeros, repr=False)
-
-    def __post_init__(self) -> None:
-        check_size(self, "hidden_size")
-
-    @property
-    @abc.abstractmethod
-    def gates(self) -> tuple[str, ...]:
-        """The names of the gates, in the order of their columns."""
-
-    @property
-    def output_size(self) -> int:
-        return self.hidden_size
-
-    @abc.abstractmethod
-    def gate(self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array) -> tuple[State, jax.Array]:
-        """What the step does after its matrix products: elementwise, or along the features.
-
-        Everything arrives in at least float32, and what is returned is brought back to the dtype of the
-        state, so a cell need not think of dtypes.
-
-        Args:
-          params: what `init` gave; the small vectors of it may be used, not the kernels.
-          state: the state after the step before.
-          projected: `[*batch, gates * hidden_size]`, the input's part of each gate, bias included.
-          recurrent: `[*batch, gates * hidden_size]`, the hidden state's part of each gate.
-
-        Returns:
-          `(state, output)`.
-        """
-
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        kernel_key, recurrent_key, bias_key = jax.random.split(key, 3)
-        width = len(self.gates) * self.hidden_size
-        block = (self.output_size, self.hidden_size)
-        blocks = [self.recurrent_kernel_init(k, block) for k in jax.random.split(recurrent_key, len(self.gates))]
-        params = {
-            "kernel": self.kernel_init(kernel_key, (input_size, width)),
-            "recurrent_kernel": jnp.concatenate(blocks, axis=-1),
-            "bias": self.bias_init(bias_key, (width,)),
-        }
-        return {name: value.astype(dtype) for name, value in params.items()}
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return HiddenState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
-
-    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
-        kernel = params["kernel"]
-        if inputs.shape[-1] != kernel.shape[0]:
-            raise ValueError(
-                f"inputs has {inputs.shape[-1]} features, but the parameters were made for {kernel.shape[0]}: "
-                f"pass [..., time, {kernel.shape[0]}], or make parameters with init(key, {inputs.shape[-1]})"
-            )
-        return inputs @ kernel + params["bias"]
-
-    def recur(self, params: Params, state: State, projected: jax.Array) -> tuple[State, jax.Array]:
-        recurrent = state.hidden @ params["recurrent_kernel"]
-        return self.gate_in_float32(params, state, projected, recurrent)
-
-    def gate_in_float32(
-        self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array
-    ) -> tuple[State, jax.Array]:
-        """`gate`, computed in at least float32, with the state's dtypes kept."""
-        widened = jax.tree.map(at_least_float32, (params, state, projected, recurrent))
-        new_state, output = self.gate(*widened)
-        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
-        return new_state, output.astype(state.hidden.dtype)
-
-    def split(self, blocks: jax.Array) -> list[jax.Array]:
-        """Splits `[*batch, gates * hidden_size]` into one array for each gate."""
-        return jnp.split(blocks, len(self.gates), axis=-1)
-
-
 def at_least_float32(x: jax.Array) -> jax.Array:
     """`x` in float32 if its dtype is narrower, else `x` itself."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def check_rate(owner: Any, name: str) -> None:
+    """Raises an error unless the field `name` of a cell or a layer is a probability below one."""
+    rate = getattr(owner, name)
+    if not isinstance(rate, float | int) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise ValueError(f"{type(owner).__name__}: {name} is {rate!r}: pass a probability, from 0 up to but not 1")
 
 
 def check_size(cell: Cell, name: str) -> None:

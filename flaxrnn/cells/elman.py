@@ -6,10 +6,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells.base import GatedCell, HiddenState, Params
+from flaxrnn.cells.base import HiddenState, Params
+from flaxrnn.cells.gated import GatedCell
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Elman(GatedCell):
     """The simple recurrent network: the new hidden state is a squashed sum of the input and the old one.
 
@@ -40,6 +41,8 @@ class Elman(GatedCell):
 
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh
 
+    drops_candidate = True
+
     @property
     def gates(self) -> tuple[str, ...]:
         return ("candidate",)
@@ -47,5 +50,5 @@ class Elman(GatedCell):
     def gate(
         self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
     ) -> tuple[HiddenState, jax.Array]:
-        hidden = self.activation(projected + recurrent)
+        hidden = self.drop_candidate(params, self.activation(projected + recurrent))
         return HiddenState(hidden), hidden

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import GatedCell, HiddenState, Params, at_least_float32
+from flaxrnn.cells.base import HiddenState, Params, at_least_float32
+from flaxrnn.cells.gated import GatedCell, masked
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ResetCell(GatedCell):
     """A cell whose first gate resets what its last block, the candidate, sees of the hidden state.
 
@@ -19,6 +20,8 @@ class ResetCell(GatedCell):
     """
 
     reset_after: bool = True
+
+    drops_candidate = True
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         base_key, bias_key = jax.random.split(key)
@@ -30,26 +33,30 @@ class ResetCell(GatedCell):
     def recur(self, params: Params, state: HiddenState, projected: jax.Array) -> tuple[HiddenState, jax.Array]:
         if self.reset_after:
             return super().recur(params, state, projected)
-        kernel, hidden = params["recurrent_kernel"], state.hidden
+        kernel, hidden = params["recurrent_kernel"], masked(params, "hidden_mask", state.hidden)
         gates = hidden @ kernel[:, : -self.hidden_size]
-        reset = self.reset(projected, gates).astype(hidden.dtype)
+        normalized = self.normalize(params, "recurrent_scale", gates)
+        reset = self.reset(at_least_float32(projected), at_least_float32(normalized)).astype(hidden.dtype)
         candidate = (reset * hidden) @ kernel[:, -self.hidden_size :]
         recurrent = jnp.concatenate([gates, candidate], axis=-1)
-        return self.gate_in_float32(params, state, projected, recurrent)
+        return self.apply_gate(params, state, projected, recurrent)
+
+    @property
+    def normalized_together(self) -> tuple[int, ...]:
+        return (len(self.gates) - 1, 1)  # the candidate alone: its product may come later
 
     def reset(self, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
         """The first gate, from blocks whose first `hidden_size` features are its own."""
-        first = slice(None, self.hidden_size)
-        return sigmoid(at_least_float32(projected[..., first]) + at_least_float32(recurrent[..., first]))
+        return sigmoid(projected[..., : self.hidden_size] + recurrent[..., : self.hidden_size])
 
     def candidate(self, params: Params, reset: jax.Array, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
         """The candidate, from its own blocks `[*batch, hidden_size]`."""
         if self.reset_after:
             recurrent = reset * (recurrent + params["recurrent_bias"])
-        return jnp.tanh(projected + recurrent)
+        return self.drop_candidate(params, jnp.tanh(projected + recurrent))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class GRU(ResetCell):
     """The gated recurrent unit.
 
@@ -102,7 +109,7 @@ class GRU(ResetCell):
         return HiddenState(hidden), hidden
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MGU(ResetCell):
     """The minimal gated unit: a GRU whose one gate both resets and updates.
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import GatedCell, Initializer, Params, check_size
+from flaxrnn.cells.base import Initializer, Params, check_size
+from flaxrnn.cells.gated import GatedCell, standardize
 
 
 class LSTMState(NamedTuple):
@@ -23,7 +24,7 @@ class LSTMState(NamedTuple):
     cell: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LSTM(GatedCell):
     """The long short-term memory.
 
@@ -51,6 +52,10 @@ class LSTM(GatedCell):
       peephole_init: draws `params["peephole"]`; zeros by default, with which it begins as an LSTM without.
       projection_kernel_init: draws `params["projection_kernel"]`; LeCun normal by default.
 
+    Layer normalisation, a learned initial state, dropout and further initializers are options of every `GatedCell`.
+    With `layer_norm` the output sees the memory normalised too, scaled by `params["cell_scale"]` and moved by
+    `params["cell_bias"]`, each `[H]`.
+
     Example:
       >>> import jax, flaxrnn
       >>> cell = flaxrnn.cells.LSTM(hidden_size=4, peephole=True)
@@ -68,6 +73,7 @@ class LSTM(GatedCell):
       Greff et al., `LSTM: a search space odyssey <https://arxiv.org/abs/1503.04069>`_, 2015: coupled gates.
       Sak et al., `LSTM recurrent neural network architectures <https://arxiv.org/abs/1402.1128>`_, 2014:
       the projection.
+      Ba et al., `Layer normalization <https://arxiv.org/abs/1607.06450>`_, 2016: `layer_norm`, equations 20 to 22.
       Jozefowicz et al., `An empirical exploration of recurrent network architectures
       <https://proceedings.mlr.press/v37/jozefowicz15.html>`_, 2015: the forget bias.
 
@@ -86,6 +92,8 @@ class LSTM(GatedCell):
     _: dataclasses.KW_ONLY
     peephole_init: Initializer = dataclasses.field(default=jax.nn.initializers.zeros, repr=False)
     projection_kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.lecun_normal(), repr=False)
+
+    drops_candidate = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +125,8 @@ class LSTM(GatedCell):
         if self.projection_size is not None:
             shape = (self.hidden_size, self.projection_size)
             params["projection_kernel"] = self.projection_kernel_init(projection_key, shape).astype(dtype)
+        if self.layer_norm:
+            params |= {"cell_scale": jnp.ones(self.hidden_size, dtype), "cell_bias": jnp.zeros(self.hidden_size, dtype)}
         return params
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
@@ -136,14 +146,19 @@ class LSTM(GatedCell):
         *own_i, f, g, o = self.split(projected + recurrent)
         f = sigmoid(self.peep(params, f, state.cell, row=-2))
         i = 1 - f if self.coupled else sigmoid(self.peep(params, own_i[0], state.cell, row=0))
-        cell = clip(f * state.cell + i * jnp.tanh(g), self.cell_clip)
+        g = self.drop_candidate(params, jnp.tanh(g))
+        cell = clip(f * state.cell + i * g, self.cell_clip)
         o = sigmoid(self.peep(params, o, cell, row=-1))
-        hidden = o * jnp.tanh(cell)
+        hidden = o * jnp.tanh(self.normalize_cell(params, cell))
         return LSTMState(hidden, cell), hidden
 
     def peep(self, params: Params, gate: jax.Array, cell: jax.Array, row: int) -> jax.Array:
         """Adds to a gate what it sees of the memory, where the LSTM has peepholes."""
         return gate + params["peephole"][row] * cell if self.peephole else gate
+
+    def normalize_cell(self, params: Params, cell: jax.Array) -> jax.Array:
+        """What the output sees of the memory: with `layer_norm` it is normalised too (Ba et al., equation 22)."""
+        return standardize(cell) * params["cell_scale"] + params["cell_bias"] if self.layer_norm else cell
 
 
 def clip(x: jax.Array, limit: float | None) -> jax.Array:

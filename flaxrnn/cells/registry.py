@@ -25,7 +25,7 @@ def make(name: str, **options: Any) -> Cell:
     Example:
       >>> from flaxrnn import cells
       >>> cells.make("gru", hidden_size=128)
-      GRU(hidden_size=128, reset_after=True)
+      GRU(hidden_size=128)
     """
     if name not in CELLS:
         raise ValueError(f"there is no cell {name!r}: pass one of {', '.join(sorted(CELLS))}")

@@ -75,6 +75,7 @@ def test_cells_are_values():
     assert LSTM(4, peephole=True) == LSTM(4, peephole=True) != LSTM(4)
     assert hash(GRU(4)) == hash(GRU(4))
     assert repr(GRU(4, reset_after=False)) == "GRU(hidden_size=4, reset_after=False)"
+    assert repr(LSTM(4, kernel_init=jax.nn.initializers.zeros)) == "LSTM(hidden_size=4)"
 
 
 def test_make():

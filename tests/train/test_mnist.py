@@ -11,6 +11,8 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+import flaxrnn
+from tests.own_cell import Leaky
 from train import mnist, pictures
 from train.errors import UserError
 
@@ -69,7 +71,17 @@ CELLS = {
     "two layers": dict(cell="gru", layers=2, bidirectional=True),
     "gru of the paper": dict(cell="gru", reset_after=False),
     "mgu": dict(cell="mgu"),
+    "regularised": dict(cell="lstm", layers=2, dropout=0.1, recurrent_dropout=0.1, zoneout=0.1, residual=True),
+    "zoneout of a gru": dict(cell="gru", zoneout=0.1),
+    "layer normalisation": dict(cell="gru", layer_norm=True, bidirectional=True),
+    "own": dict(cell="leaky"),
 }
+
+
+@pytest.fixture(autouse=True)
+def leaky(monkeypatch):
+    """A cell of one's own, by its name among the others."""
+    monkeypatch.setitem(flaxrnn.cells.CELLS, "leaky", Leaky)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -90,8 +102,11 @@ WRONG_OPTIONS = {
     "--cell=elman --forget-bias=0": "--forget-bias does not go with --cell=elman: it is an option of lstm",
     "--cell=lstm --reset-after": "--reset-after does not go with --cell=lstm: it is an option of gru, mgu",
     "--cell=mgu --no-coupled": "--coupled does not go with --cell=mgu: it is an option of lstm",
-    "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu",
+    "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu, leaky",
     "--steps=3 --epochs=2": "--epochs and --steps both say how long to train: pass one of them",
+    "--dropout=1": "--dropout=1.0: pass a probability, from 0 up to but not 1",
+    "--zoneout=-0.1": "--zoneout=-0.1: pass a probability, from 0 up to but not 1",
+    "--residual": "--residual needs a layer to add to: pass --layers=2 or more",
     "--steps=0": "--steps=0: pass a positive number",
     "--hidden-size=-1": "--hidden-size=-1: pass a positive number",
     "--learning-rate=nan": "--learning-rate=nan: pass a positive number",

@@ -1,0 +1,236 @@
+"""Cells with gates: a dense recurrent matrix, and arithmetic without one."""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flaxrnn.cells.base import (
+    Cell,
+    HiddenState,
+    Initializer,
+    Params,
+    State,
+    at_least_float32,
+    check_rate,
+    check_size,
+)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GatedCell(Cell):
+    """A cell with a dense recurrent matrix, whose gates are blocks of its columns.
+
+    It computes `projected = inputs @ kernel + bias` and `recurrent = hidden @ recurrent_kernel`, both
+    `[*batch, gates * hidden_size]`, and leaves the rest to `gate`, which holds no matrix product. Because
+    of that split a strategy can form the gradient of the weights in one matrix product over all time
+    steps, for a new cell too.
+
+    To write one, define `gates` and `gate`; define `initial_state` where the state has more to it than
+    `HiddenState`.
+
+    Parameters, where I is the input size, H `hidden_size` and G the number of gates:
+      * `"kernel"`: `[I, G * H]`
+      * `"recurrent_kernel"`: `[H, G * H]`
+      * `"bias"`: `[G * H]`
+
+    Attributes:
+      hidden_size: how many features the hidden state has.
+      kernel_init: draws `kernel`; LeCun normal by default.
+      recurrent_kernel_init: draws the `[H, H]` block of `recurrent_kernel` of each gate, one by one;
+        orthogonal by default.
+      bias_init: draws `bias`; zeros by default.
+      layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalised along their features, and scaled
+        by `params["input_scale"]` and `params["recurrent_scale"]`, `[G * H]` (Ba et al. 2016).
+      learn_initial_state: the state before the first step, and after a reset, is learned: `params["initial_hidden"]`,
+        and the like for each other field of the state.
+      input_dropout: how many of the inputs' features are dropped, the same ones at all steps (Gal & Ghahramani 2016).
+      hidden_dropout: how many features of the hidden state the matrix product does not see, the same ones at all
+        steps (Gal & Ghahramani 2016). What the gates carry over of the hidden state is not dropped.
+      recurrent_dropout: how many features of the candidate are dropped, the same ones at all steps, so that nothing
+        that is remembered is lost (Semeniuta et al. 2016).
+
+    All dropout is drawn from the `key` of `flaxrnn.scan` or of a layer, for each member of the batch on its own, and is
+    off where there is none. What is kept is scaled up, so that nothing need be scaled in evaluation.
+
+    Example: a leaky integrator (Jaeger 2001).
+
+      >>> import dataclasses, jax, flaxrnn
+      >>> import jax.numpy as jnp
+      >>> from flaxrnn.cells import GatedCell, HiddenState
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Leaky(GatedCell):
+      ...     leak: float = 0.1
+      ...     @property
+      ...     def gates(self):
+      ...         return ("candidate",)
+      ...     def gate(self, params, state, projected, recurrent):
+      ...         candidate = jnp.tanh(projected + recurrent)
+      ...         hidden = (1 - self.leak) * state.hidden + self.leak * candidate
+      ...         return HiddenState(hidden), hidden
+      >>> cell = Leaky(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> state, outputs = flaxrnn.scan(cell, params, jnp.ones([2, 5, 3]))
+      >>> outputs.shape
+      (2, 5, 4)
+    """
+
+    hidden_size: int
+    _: dataclasses.KW_ONLY
+    kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.lecun_normal(), repr=False)
+    recurrent_kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.orthogonal(), repr=False)
+    bias_init: Initializer = dataclasses.field(default=jax.nn.initializers.zeros, repr=False)
+    layer_norm: bool = False
+    learn_initial_state: bool = False
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+
+    drops_candidate: ClassVar[bool] = False
+    """Whether `gate` passes its candidate through `drop_candidate`, without which there is no recurrent dropout."""
+
+    def __post_init__(self) -> None:
+        check_size(self, "hidden_size")
+        for name in ("input_dropout", "hidden_dropout", "recurrent_dropout"):
+            check_rate(self, name)
+        if self.recurrent_dropout and not self.drops_candidate:
+            raise ValueError(
+                f"{type(self).__name__} does not drop its candidate, so recurrent_dropout would do nothing: in gate, "
+                "use self.drop_candidate(params, candidate), and set drops_candidate = True in the class"
+            )
+
+    @property
+    @abc.abstractmethod
+    def gates(self) -> tuple[str, ...]:
+        """The names of the gates, in the order of their columns."""
+
+    @property
+    def output_size(self) -> int:
+        return self.hidden_size
+
+    @abc.abstractmethod
+    def gate(self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array) -> tuple[State, jax.Array]:
+        """What the step does after its matrix products: elementwise, or along the features.
+
+        Everything arrives in at least float32, and what is returned is brought back to the dtype of the
+        state, so a cell need not think of dtypes.
+
+        Args:
+          params: what `init` gave; the small vectors of it may be used, not the kernels.
+          state: the state after the step before.
+          projected: `[*batch, gates * hidden_size]`, the input's part of each gate, bias included.
+          recurrent: `[*batch, gates * hidden_size]`, the hidden state's part of each gate.
+
+        Returns:
+          `(state, output)`.
+        """
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        kernel_key, recurrent_key, bias_key = jax.random.split(key, 3)
+        width = len(self.gates) * self.hidden_size
+        block = (self.output_size, self.hidden_size)
+        blocks = [self.recurrent_kernel_init(k, block) for k in jax.random.split(recurrent_key, len(self.gates))]
+        params = {
+            "kernel": self.kernel_init(kernel_key, (input_size, width)),
+            "recurrent_kernel": jnp.concatenate(blocks, axis=-1),
+            "bias": self.bias_init(bias_key, (width,)),
+        }
+        if self.layer_norm:
+            params |= {"input_scale": jnp.ones(width), "recurrent_scale": jnp.ones(width)}
+        if self.learn_initial_state:
+            params |= {f"initial_{field}": value for field, value in self.initial_state()._asdict().items()}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return HiddenState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def begin(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        state = self.initial_state(batch_shape, dtype)
+        if not self.learn_initial_state:
+            return state
+        learned = type(state)(*(params[f"initial_{field}"] for field in state._fields))
+        return jax.tree.map(lambda value, like: jnp.broadcast_to(value, like.shape).astype(like.dtype), learned, state)
+
+    @property
+    def stochastic(self) -> bool:
+        return bool(self.input_dropout or self.hidden_dropout or self.recurrent_dropout)
+
+    def perturb(self, key: jax.Array, params: Params, inputs: jax.Array) -> tuple[Params, jax.Array]:
+        batch_shape = inputs.shape[1:-1]
+        masks = {
+            "input_mask": (self.input_dropout, inputs.shape[-1]),
+            "hidden_mask": (self.hidden_dropout, self.output_size),
+            "candidate_mask": (self.recurrent_dropout, self.hidden_size),
+        }
+        for mask_key, (name, (rate, size)) in zip(jax.random.split(key, len(masks)), masks.items(), strict=True):
+            if rate:
+                kept = jax.random.bernoulli(mask_key, 1 - rate, (*batch_shape, size))
+                params = params | {name: kept.astype(inputs.dtype) / (1 - rate)}
+        return params, inputs
+
+    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+        kernel = params["kernel"]
+        if inputs.shape[-1] != kernel.shape[0]:
+            raise ValueError(
+                f"inputs has {inputs.shape[-1]} features, but the parameters were made for {kernel.shape[0]}: "
+                f"pass [..., time, {kernel.shape[0]}], or make parameters with init(key, {inputs.shape[-1]})"
+            )
+        projected = masked(params, "input_mask", inputs) @ kernel
+        return self.normalize(params, "input_scale", projected) + params["bias"]
+
+    def recur(self, params: Params, state: State, projected: jax.Array) -> tuple[State, jax.Array]:
+        recurrent = masked(params, "hidden_mask", state.hidden) @ params["recurrent_kernel"]
+        return self.apply_gate(params, state, projected, recurrent)
+
+    def apply_gate(
+        self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """`gate` after layer normalisation, computed in at least float32, with the state's dtypes kept."""
+        wide_params, wide_state, projected, recurrent = jax.tree.map(
+            at_least_float32, (params, state, projected, recurrent)
+        )
+        recurrent = self.normalize(wide_params, "recurrent_scale", recurrent)
+        new_state, output = self.gate(wide_params, wide_state, projected, recurrent)
+        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+        return new_state, output.astype(state.hidden.dtype)
+
+    @property
+    def normalized_together(self) -> tuple[int, ...]:
+        """How many gates each layer normalisation spans: by default one spans all."""
+        return (len(self.gates),)
+
+    def normalize(self, params: Params, name: str, blocks: jax.Array) -> jax.Array:
+        """Layer normalisation of the gates' blocks, or of the first of them, scaled by `params[name]`, if there is."""
+        if name not in params:
+            return blocks
+        edges = [
+            self.hidden_size * sum(self.normalized_together[:count])
+            for count in range(1, len(self.normalized_together))
+        ]
+        parts = jnp.split(blocks, [edge for edge in edges if edge < blocks.shape[-1]], axis=-1)
+        normalized = jnp.concatenate([standardize(part) for part in parts], axis=-1)
+        return normalized * params[name][: blocks.shape[-1]]
+
+    def drop_candidate(self, params: Params, candidate: jax.Array) -> jax.Array:
+        """Recurrent dropout, where it is on: `gate` passes through here what it would add to the state."""
+        return masked(params, "candidate_mask", candidate)
+
+    def split(self, blocks: jax.Array) -> list[jax.Array]:
+        """Splits `[*batch, gates * hidden_size]` into one array for each gate."""
+        return jnp.split(blocks, len(self.gates), axis=-1)
+
+
+def masked(params: Params, name: str, values: jax.Array) -> jax.Array:
+    """`values` times the mask `params[name]`, where there is one."""
+    return values * params[name] if name in params else values
+
+
+def standardize(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """`x` with mean 0 and variance 1 along its features, computed in at least float32."""
+    wide = at_least_float32(x)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.var(wide, axis=-1, keepdims=True)
+    return ((wide - mean) * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)

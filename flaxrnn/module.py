@@ -1,0 +1,47 @@
+"""What the linen and the nnx modules share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flaxrnn.cells.base import Cell
+from flaxrnn.checks import describe
+from flaxrnn.layers import RNN, Layer
+
+
+def as_layer(cell_or_layer: Any, reverse: bool = False, include_initial: bool = False) -> Layer:
+    """A layer; a cell becomes an `RNN` with these options."""
+    if isinstance(cell_or_layer, Cell):
+        return RNN(cell_or_layer, reverse, include_initial)
+    if not isinstance(cell_or_layer, Layer):
+        raise TypeError(
+            f"the module was given {describe(cell_or_layer)}: pass a flaxrnn cell, such as flaxrnn.cells.LSTM(128), "
+            "or a flaxrnn layer"
+        )
+    if reverse or include_initial:
+        raise ValueError(
+            f"reverse and include_initial go with a cell, not with {cell_or_layer}: make the layer so itself"
+        )
+    return cell_or_layer
+
+
+def cast(dtype: DTypeLike | None, inputs: jax.Array, params: Any) -> tuple[jax.Array, Any]:
+    """Inputs and parameters in `dtype`; as they are if it is None, or if the inputs are of a kind that is an error."""
+    if dtype is None or not jnp.issubdtype(inputs.dtype, jnp.floating):
+        return inputs, params
+    return inputs.astype(dtype), jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def check_partitioning(partitioning: Mapping[str, tuple[str | None, ...]] | None, params: Any) -> None:
+    """Raises an error unless `partitioning` has a name for each axis of each parameter that it names."""
+    ranks = {path[-1].key: leaf.ndim for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name, axes in (partitioning or {}).items():
+        if name not in ranks:
+            raise ValueError(f"partitioning has {name!r}, but the parameters are {', '.join(sorted(ranks))}")
+        if len(axes) != ranks[name]:
+            raise ValueError(
+                f"partitioning has {axes} for {name!r}: pass a name or None for each of its {ranks[name]} axes"
+            )
