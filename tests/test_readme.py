@@ -9,10 +9,14 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 def test_the_examples_run(capsys):
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, namespace)
     assert capsys.readouterr().out.strip() == re.search(r"print\(.*\)  # (.*)", README).group(1)
+    images, lengths = namespace["images"], namespace["jax"].numpy.arange(32) % 29
+    model = namespace["Model"]()
+    logits, _ = model.init_with_output(namespace["jax"].random.key(0), images, lengths, train=False)
+    assert logits.shape == (32, 10)
     assert namespace["Leaky"](hidden_size=4).output_size == 4
 
 

@@ -14,6 +14,8 @@ from flaxrnn.cells.gated import GatedCell
 class Elman(GatedCell):
     """The simple recurrent network: the new hidden state is a squashed sum of the input and the old one.
 
+    One step::
+
         h' = activation(x U + b + h W)
 
     U is `params["kernel"]`, W `params["recurrent_kernel"]` and b `params["bias"]`.

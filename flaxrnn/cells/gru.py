@@ -60,6 +60,8 @@ class ResetCell(GatedCell):
 class GRU(ResetCell):
     """The gated recurrent unit.
 
+    One step::
+
         r = sigmoid(x U_r + b_r + h W_r)             reset gate
         z = sigmoid(x U_z + b_z + h W_z)             update gate
         n = tanh(x U_n + b_n + r * (h W_n + b'))     candidate, reset_after=True
@@ -112,6 +114,8 @@ class GRU(ResetCell):
 @dataclasses.dataclass(frozen=True, repr=False)
 class MGU(ResetCell):
     """The minimal gated unit: a GRU whose one gate both resets and updates.
+
+    One step::
 
         f = sigmoid(x U_f + b_f + h W_f)             forget gate
         n = tanh(x U_n + b_n + f * (h W_n + b'))     candidate, reset_after=True

@@ -28,6 +28,8 @@ class LSTMState(NamedTuple):
 class LSTM(GatedCell):
     """The long short-term memory.
 
+    One step::
+
         i = sigmoid(x U_i + b_i + h W_i)        input gate
         f = sigmoid(x U_f + b_f + h W_f)        forget gate
         g = tanh(x U_g + b_g + h W_g)           candidate
