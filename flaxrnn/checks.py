@@ -107,6 +107,8 @@ def check_state(state: State, expected: State) -> None:
                 f"initial_state{path} has the shape {list(given.shape)}: pass {list(wanted.shape)}, "
                 "as cell.initial_state(batch_shape) makes"
             )
+        if not jnp.issubdtype(given.dtype, jnp.floating):
+            raise TypeError(f"initial_state{path} has the dtype {given.dtype}: pass floating-point numbers")
 
 
 def check_states(states: Any, count: int) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 import flaxrnn
 from flaxrnn import RNN, Bidirectional, Stack
-from flaxrnn.cells import GRU, LSTM, Cell, Elman, HiddenState, LSTMState
-from tests.compare import normal
+from flaxrnn.cells import GRU, LSTM, Cell, Elman, GatedCell, HiddenState, LSTMState, Zoneout
+from tests.compare import assert_equal, normal
 
 CELL = LSTM(4)
 PARAMS = CELL.init(jax.random.key(0), 3)
@@ -35,6 +35,19 @@ class Forgetful(Cell):
 
     def recur(self, params, state, projected):
         return self.back(state), projected
+
+
+@dataclasses.dataclass(frozen=True)
+class Undropped(GatedCell):
+    """A gated cell that does not pass its candidate through `drop_candidate`."""
+
+    @property
+    def gates(self):
+        return ("candidate",)
+
+    def gate(self, params, state, projected, recurrent):
+        hidden = jnp.tanh(projected + recurrent)
+        return HiddenState(hidden), hidden
 
 
 def scan(inputs=INPUTS, cell=CELL, params=PARAMS, **options):
@@ -127,6 +140,110 @@ WRONG_CALLS = {
         TypeError,
         r"Forgetful cannot be hashed .*@dataclasses.dataclass\(frozen=True\)",
     ),
+    "unknown parameter": (
+        lambda: scan(params=PARAMS | {"peephole": np.ones((3, 4))}),
+        ValueError,
+        r"params has an entry \['peephole'\], which LSTM\(hidden_size=4\) does not know: pass what its init made",
+    ),
+    "parameter of another size": (
+        lambda: scan(params=PARAMS | {"bias": np.ones(12)}),
+        ValueError,
+        r"params\['bias'\] has the shape \[12\]: pass \[16\], as the init of LSTM\(hidden_size=4\) makes",
+    ),
+    "kernel the wrong way round": (
+        lambda: scan(params=PARAMS | {"kernel": PARAMS["kernel"].T}),
+        ValueError,
+        r"params\['kernel'\] has the shape \[16, 3\]: pass \[3, 16\]",
+    ),
+    "parameters of another cell": (
+        lambda: scan(params=GRU(4).init(jax.random.key(0), 3)),
+        ValueError,
+        r"params has an entry \['recurrent_bias'\], which LSTM\(hidden_size=4\) does not know",
+    ),
+    "parameters of a layer": (
+        lambda: scan(params={"layer_0": PARAMS}),
+        ValueError,
+        r"params has no entry \['(kernel|recurrent_kernel|bias)'\], which LSTM\(hidden_size=4\) needs",
+    ),
+    "parameters of another layer": (
+        lambda: Bidirectional(CELL, CELL).apply({"layer_0": PARAMS}, INPUTS),
+        ValueError,
+        r"params has layer_0: pass Bidirectional's forward, backward, as its init makes",
+    ),
+    "parameters of a smaller stack": (
+        lambda: Stack([RNN(CELL)] * 2).apply({"layer_0": PARAMS}, INPUTS),
+        ValueError,
+        r"params has layer_0: pass Stack's layer_0, layer_1, as its init makes",
+    ),
+    "integer state": (
+        lambda: scan(initial_state=LSTMState(np.zeros((2, 4)), np.zeros((2, 4), np.int32))),
+        TypeError,
+        r"initial_state.cell has the dtype int32: pass floating-point numbers",
+    ),
+    "seed for a key": (lambda: scan(key=0), TypeError, r"key is a int: pass an array"),
+    "numbers for a key": (lambda: scan(key=np.ones(2)), TypeError, r"key has the dtype float64: pass a random key"),
+    "many keys": (
+        lambda: scan(key=jax.random.split(jax.random.key(0), 3)),
+        ValueError,
+        r"key is 3 random keys: pass one",
+    ),
+    "time-major lengths": (
+        lambda: scan(normal(0, 5, 2, 3), lengths=np.array([5, 3])),
+        ValueError,
+        r"lengths has the shape \[2\]: pass \[5\], .*; inputs is \[batch, time, features\] unless time_major says",
+    ),
+    "time-major mask": (
+        lambda: scan(normal(0, 5, 2, 3), mask=np.ones((2, 5), bool)),
+        ValueError,
+        r"mask has the shape \[2, 5\]: pass \[5, 2\], .*unless time_major says that it is \[time, batch, features\]",
+    ),
+    "time-major state": (
+        lambda: scan(normal(0, 5, 2, 3), initial_state=CELL.initial_state((2,))),
+        ValueError,
+        r"initial_state.hidden has the shape \[2, 4\]: pass \[5, 4\]",
+    ),
+    "dropout of everything": (
+        lambda: LSTM(4, hidden_dropout=1.0),
+        ValueError,
+        r"LSTM: hidden_dropout is 1.0: pass a probability, from 0 up to but not 1",
+    ),
+    "recurrent dropout that would do nothing": (
+        lambda: Undropped(4, recurrent_dropout=0.1),
+        ValueError,
+        r"Undropped does not drop its candidate, so recurrent_dropout would do nothing: in gate, use self",
+    ),
+    "zoneout of a missing memory": (
+        lambda: Zoneout(GRU(4), cell_rate=0.1),
+        ValueError,
+        r"Zoneout: cell_rate is given, but the state of GRU\(hidden_size=4\) has no field 'cell'",
+    ),
+    "zoneout of a layer": (lambda: Zoneout(RNN(CELL)), TypeError, r"Zoneout: cell is a RNN: pass a cell"),
+    "residual of two sizes": (
+        lambda: Stack([RNN(GRU(4)), RNN(GRU(5))], residual=True),
+        ValueError,
+        r"residual=True needs layers of one size, but they have 4, 5 features",
+    ),
+    "negative dropout": (
+        lambda: Stack([RNN(CELL)], dropout=-0.1),
+        ValueError,
+        r"Stack: dropout is -0.1: pass a probab",
+    ),
+    "initial state within a stack": (
+        lambda: Stack([RNN(CELL, include_initial=True), RNN(CELL)]),
+        ValueError,
+        r"layer 0 of Stack has include_initial=True: only the last one may",
+    ),
+    "checked of a compiled function": (
+        lambda: flaxrnn.checked(jax.jit(scan)),
+        TypeError,
+        r"checked was given a function that jax.jit made: pass the plain function",
+    ),
+    "last of lengths of another batch": (
+        lambda: flaxrnn.last(INPUTS, np.array([1, 2, 3])),
+        ValueError,
+        r"lengths has the shape \[3\]: pass \[2\]",
+    ),
+    "last of integers": (lambda: flaxrnn.last(np.ones((2, 5, 3), int)), TypeError, r"outputs has the dtype int64"),
     "hidden size zero": (lambda: GRU(0), ValueError, r"GRU: hidden_size is 0: pass a positive integer"),
     "hidden size true": (lambda: GRU(True), ValueError, r"GRU: hidden_size is True: pass a positive integer"),
     "hidden size float": (lambda: GRU(4.0), TypeError, r"GRU: hidden_size is 4.0, a float: pass a positive integer"),
@@ -171,3 +288,24 @@ def test_wrong_call(name):
 def test_the_same_errors_under_jit():
     with pytest.raises(ValueError, match="inputs has 7 features"):
         jax.jit(scan)(normal(0, 2, 5, 7))
+
+
+def test_checked_finds_lengths_out_of_range_at_run_time():
+    run = flaxrnn.checked(lambda inputs, lengths: scan(inputs, lengths=lengths))
+    assert_equal(run(INPUTS, jnp.array([5, 2])), scan(lengths=jnp.array([5, 2])))
+    for lengths, wrong in (([5, 6], 6), ([-3, 9], -3)):
+        with pytest.raises(
+            Exception, match=f"lengths has {wrong} in it, but inputs has 5 time steps: pass lengths from 0 to 5"
+        ):
+            run(INPUTS, jnp.array(lengths))
+    scan(lengths=jnp.array([5, 2]))  # what was traced with the checks is not used without them
+    jax.jit(lambda lengths: scan(lengths=lengths))(jnp.array([5, 6]))
+
+
+def test_the_checks_leave_nothing_in_the_compiled_program():
+    def plain(params, inputs, lengths):
+        return scan(inputs, params=params, lengths=lengths)
+
+    text = jax.jit(plain).lower(PARAMS, INPUTS, np.array([5, 2])).as_text()
+    assert "assert" not in text
+    assert "custom_call" not in text
