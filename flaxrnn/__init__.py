@@ -3,10 +3,9 @@
 from flaxrnn import cells
 from flaxrnn.last import last
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
-from flaxrnn.run_time_checks import checked
 from flaxrnn.scan import scan
 from flaxrnn.strategies import STRATEGIES
 
 __version__ = "0.1.0"
 
-__all__ = ["RNN", "STRATEGIES", "Bidirectional", "Layer", "Stack", "cells", "checked", "last", "scan"]
+__all__ = ["RNN", "STRATEGIES", "Bidirectional", "Layer", "Stack", "cells", "last", "scan"]

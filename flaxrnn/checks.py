@@ -12,30 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxrnn.cells.base import Cell, State
-
 TIME_MAJOR_HINT = "; inputs is [batch, time, features] unless time_major says that it is [time, batch, features]"
-
-
-def check_cell(cell: Any) -> None:
-    """Raises an error unless `cell` can be scanned and be a static argument of `jit`."""
-    if isinstance(cell, type) and issubclass(cell, Cell):
-        raise TypeError(f"cell is the class {cell.__name__}: pass an instance of it, such as {cell.__name__}(128)")
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell is {describe(cell)}: pass a flaxrnn.cells.Cell, such as flaxrnn.cells.LSTM(128)")
-    check_hashable(cell)
-
-
-def check_hashable(value: Any) -> None:
-    """Raises an error unless a cell or a layer can be a static argument of `jit`."""
-    try:
-        hash(value)
-    except TypeError as error:
-        kind = type(value).__name__
-        raise TypeError(
-            f"{kind} cannot be hashed ({error}): decorate the class with @dataclasses.dataclass(frozen=True), and have "
-            "tuples, numbers, strings and functions in its fields, no lists and no arrays"
-        ) from None
 
 
 def check_inputs(inputs: Any, name: str = "inputs") -> None:
@@ -96,19 +73,27 @@ def check_unroll(unroll: Any) -> None:
         raise ValueError(f"unroll is {unroll}: pass a positive integer")
 
 
-def check_state(state: State, expected: State) -> None:
-    """Raises an error unless `state` has the fields and the shapes of `expected`."""
+def check_state(name: str, state: Any, expected: Any, why: str = "") -> None:
+    """Raises an error, which ends with `why`, unless `state`, called `name`, has fields and shapes as `expected`."""
     if not same_structure(state, expected):
-        raise TypeError(f"initial_state is {describe(state)}: pass {describe(expected)}, as cell.initial_state makes")
+        raise TypeError(f"{name} is {describe(state)}: pass {describe(expected)}, as cell.initial_state makes")
     for path, (given, wanted) in named_leaves(state, expected):
-        check_array(f"initial_state{path}", given)
+        check_array(f"{name}{path}", given)
         if given.shape != wanted.shape:
             raise ValueError(
-                f"initial_state{path} has the shape {list(given.shape)}: pass {list(wanted.shape)}, "
-                "as cell.initial_state(batch_shape) makes"
+                f"{name}{path} has the shape {list(given.shape)}: pass {list(wanted.shape)}, "
+                f"as cell.initial_state(batch_shape) makes{why}"
             )
-        if not jnp.issubdtype(given.dtype, jnp.floating):
-            raise TypeError(f"initial_state{path} has the dtype {given.dtype}: pass floating-point numbers")
+
+
+def check_state_dtypes(state: Any, expected: Any) -> None:
+    """Raises an error unless `state`, an initial state, has the dtypes that inputs and parameters give it."""
+    for path, (given, wanted) in named_leaves(state, expected):
+        if given.dtype != wanted.dtype:
+            raise TypeError(
+                f"initial_state{path} has the dtype {given.dtype}, but with these inputs and parameters it is "
+                f"{wanted.dtype}: pass what cell.initial_state(batch_shape, dtype) makes, or cast that field"
+            )
 
 
 def check_states(states: Any, count: int) -> None:
@@ -123,40 +108,64 @@ def check_states(states: Any, count: int) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raises an error unless `key` is None or one random key."""
-    if key is None:
-        return
-    check_array("key", key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not (key.shape == (2,) and key.dtype == jnp.uint32):
-        raise TypeError(f"key has the dtype {key.dtype}: pass a random key, such as jax.random.key(0)")
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape != ():
-        raise ValueError(f"key is {key.shape[0]} random keys: pass one of them")
+    """Raises an error unless `key` is one random key, new style or old."""
+    try:
+        jax.eval_shape(jax.random.split, key)
+    except (TypeError, ValueError):
+        raise TypeError(f"key is {describe(key)}: pass one random key, such as jax.random.key(0)") from None
 
 
-def check_params(cell: Cell, params: Any, input_size: int) -> None:
+def check_dtype(dtype: Any) -> None:
+    """Raises an error unless `dtype` is one of floating-point numbers."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype is {dtype}: pass one of floating-point numbers, such as jnp.float32")
+
+
+def check_apply_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises an error if a layer was given an option that layers do not have."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f"a layer has no option {name!r}: it takes initial_state, key, {', '.join(sorted(known))}")
+
+
+def check_leaves(params: Any) -> None:
+    """Raises an error unless all leaves of `params` are arrays, or numbers."""
+    for path, leaf in _leaves_by_path(params).items():
+        if not isinstance(leaf, int | float):
+            check_array(f"params{path}", leaf)
+
+
+def check_params(cell: Any, params: Any, input_size: int) -> None:
     """Raises an error unless `params` has the entries and the shapes that `cell.init` makes for this input size."""
     expected = _param_shapes(cell, input_size)
-    given = {path: jnp.shape(leaf) for path, leaf in _leaves_by_path(params).items()}
-    for path in expected.keys() - given.keys():
-        raise ValueError(f"params has no entry {path}, which {cell} needs: pass what its init made")
-    for path in given.keys() - expected.keys():
+    leaves = _leaves_by_path(params)
+    given = {path: jnp.shape(leaf) for path, leaf in leaves.items()}
+    for path in sorted(expected.keys() - given.keys()):
+        found = ", ".join(given) or "nothing"
+        raise ValueError(f"params has no entry {path}, which {cell} needs, but {found}: pass what its init made")
+    for path in sorted(given.keys() - expected.keys()):
         raise ValueError(f"params has an entry {path}, which {cell} does not know: pass what its init made")
-    wider = _param_shapes(cell, input_size + 1)
-    for path, shape in expected.items():
-        grows = [axis for axis, size in enumerate(wider[path]) if size != shape[axis]]
-        others_agree = len(given[path]) == len(shape) and all(
-            given[path][axis] == shape[axis] for axis in range(len(shape)) if axis not in grows
-        )
-        if others_agree and given[path] != shape:
-            made_for = given[path][grows[0]]
-            raise ValueError(
-                f"inputs has {input_size} features, but the parameters were made for {made_for}: pass [..., time, "
-                f"{made_for}], or make parameters with init(key, {input_size})"
-            )
-        if not others_agree:
-            raise ValueError(
-                f"params{path} has the shape {list(given[path])}: pass {list(shape)}, as the init of {cell} makes"
-            )
+    for path, leaf in leaves.items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(f"params{path} has the dtype {jnp.result_type(leaf)}: pass floating-point numbers")
+    if given == expected:
+        return
+    wrong = next(path for path in expected if given[path] != expected[path])
+    if _differs_in_input_size_alone(given[wrong], expected[wrong], input_size):
+        cell.check_features(params, input_size)
+    raise ValueError(
+        f"params{wrong} has the shape {list(given[wrong])}: pass {list(expected[wrong])}, as the init of {cell} makes"
+    )
+
+
+def _differs_in_input_size_alone(given: tuple[int, ...], expected: tuple[int, ...], input_size: int) -> bool:
+    return len(given) == len(expected) and given[1:] == expected[1:] and expected[0] == input_size
+
+
+def check_batch_shape(batch_shape: Any) -> None:
+    """Raises an error unless `batch_shape` is a tuple of sizes."""
+    if not isinstance(batch_shape, tuple | list):
+        raise TypeError(f"batch_shape is {batch_shape!r}: pass a tuple of sizes, such as (32,)")
 
 
 def check_entries(params: Any, names: Sequence[str], kind: str) -> None:
@@ -167,7 +176,7 @@ def check_entries(params: Any, names: Sequence[str], kind: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _param_shapes(cell: Cell, input_size: int) -> dict[str, tuple[int, ...]]:
+def _param_shapes(cell: Any, input_size: int) -> dict[str, tuple[int, ...]]:
     params = jax.eval_shape(functools.partial(cell.init, input_size=input_size), jax.random.key(0))
     return {path: leaf.shape for path, leaf in _leaves_by_path(params).items()}
 
@@ -176,10 +185,12 @@ def _leaves_by_path(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def check_step(cell: Cell, params: Any, state: State, inputs: jax.ShapeDtypeStruct) -> None:
+def check_step(cell: Any, params: Any, state: Any, inputs: jax.ShapeDtypeStruct) -> None:
     """Raises an error unless a step of `cell` gives a state like the one that it took."""
     kind = type(cell).__name__
-    new_state, _ = jax.eval_shape(cell.step, params, state, inputs)
+    new_state, output = jax.eval_shape(cell.step, params, state, inputs)
+    if output.shape[-1:] != (cell.output_size,):
+        raise ValueError(f"{kind} gave an output {list(output.shape)}, but its output_size is {cell.output_size}")
     if not same_structure(new_state, state):
         raise TypeError(
             f"{kind} took the state {describe(state)} and gave back {describe(new_state)}: give back the same"
@@ -198,9 +209,9 @@ def check_step(cell: Cell, params: Any, state: State, inputs: jax.ShapeDtypeStru
 
 
 def check_array(name: str, value: Any) -> None:
-    """Raises an error unless `value` is a JAX or NumPy array."""
-    if not isinstance(value, jax.Array | np.ndarray):
-        raise TypeError(f"{name} is {describe(value)}: pass an array")
+    """Raises an error unless `value` is a JAX or NumPy array, or stands for one."""
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        raise TypeError(f"{name} is {describe(value)}: pass an array, such as jnp.asarray(...) makes")
 
 
 def same_structure(tree: Any, other: Any) -> bool:
@@ -222,6 +233,8 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(value._fields)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(describe, value))})"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array {list(value.shape)}"
-    return f"a {type(value).__name__}" if value is not None else "None"
+    return f"of type {type(value).__name__}" if value is not None else "None"

@@ -9,7 +9,8 @@ from flaxrnn import checks
 def last(outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Array | None = None) -> jax.Array:
     """The output of the last valid step of each sequence.
 
-    For a layer that reads forwards and whose output is its hidden state this is the final `state.hidden`. It also
+    For a layer that reads forwards and whose output is its hidden state this is, up to XLA's rounding of the last bit,
+    the final `state.hidden`. It also
     serves where that is not at hand: for a `Stack` with residual connections, say, or for what a dense layer made of
     each step. Where a layer reads backwards it has not read everything at the last step: there, take its state.
 
@@ -35,10 +36,14 @@ def last(outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Arra
     time = outputs.shape[-2]
     checks.check_lengths(lengths, outputs.shape[:-2], time)
     checks.check_marks("mask", mask, outputs.shape[:-1])
-    steps = jnp.arange(time)
-    valid = jnp.ones(outputs.shape[:-1], bool) if mask is None else jnp.asarray(mask)
+    is_last = jnp.arange(time) == last_valid_step(outputs.shape[:-1], lengths, mask)[..., None]
+    return jnp.sum(jnp.where(is_last[..., None], outputs, 0), axis=-2)
+
+
+def last_valid_step(shape: tuple[int, ...], lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array:
+    """The last valid one of the steps of `shape` `[*batch, time]`, `[*batch]`, counted from 0; -1 if there is none."""
+    steps = jnp.arange(shape[-1])
+    valid = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
     if lengths is not None:
         valid &= steps < jnp.asarray(lengths)[..., None]
-    latest = jnp.max(jnp.where(valid, steps, -1), axis=-1, initial=-1)
-    is_last = (steps == latest[..., None])[..., None]
-    return jnp.sum(jnp.where(is_last, outputs, 0), axis=-2)
+    return jnp.max(jnp.where(valid, steps, -1), axis=-1, initial=-1)

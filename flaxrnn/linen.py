@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 
 from flaxrnn import layers
 from flaxrnn.cells.base import Cell
+from flaxrnn.checks import check_inputs
 from flaxrnn.layers import Layer, ScanOptions
-from flaxrnn.module import as_layer, cast, check_partitioning
+from flaxrnn.module import as_layer, cast, check_partitioning, part_names
 
 
 class Recurrent(nn.Module, kw_only=True):
@@ -25,11 +26,21 @@ class Recurrent(nn.Module, kw_only=True):
       param_dtype: the dtype of the parameters.
       partitioning: names of mesh axes for the axes of parameters, by the parameter's name, such as
         `{"kernel": (None, "model")}`: these become `nn.Partitioned`.
+      deterministic: what a call does that does not say; a field, so that `nn.remat` need not pass it on.
+      strategy: how the steps are run, likewise.
+
+    Example: the modules made of it.
+
+      >>> import flaxrnn.linen
+      >>> [module.__name__ for module in flaxrnn.linen.Recurrent.__subclasses__()]
+      ['RNN', 'Bidirectional', 'Stack']
     """
 
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     partitioning: Mapping[str, tuple[str | None, ...]] | None = None
+    deterministic: bool = True
+    strategy: str = "auto"
 
     @property
     def layer(self) -> Layer:
@@ -42,7 +53,7 @@ class Recurrent(nn.Module, kw_only=True):
         inputs: jax.Array,
         *,
         initial_state: Any = None,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         **options: Unpack[ScanOptions],
     ) -> tuple[Any, Any]:
         """Runs the layer over `inputs`.
@@ -50,36 +61,40 @@ class Recurrent(nn.Module, kw_only=True):
         Args:
           inputs: `[*batch, time, features]`.
           initial_state: the state before the first step; by default the layer's own.
-          deterministic: whether to leave dropout and zoneout off, for evaluation. In training they draw from the
-            "dropout" random numbers of `apply`, and only where the layer has any.
-          **options: `lengths`, `mask`, `resets`, `strategy`, as in `flaxrnn.scan`.
+          deterministic: whether to leave dropout and zoneout off, for evaluation; by default as the field says. In
+            training they draw from the "dropout" random numbers of `apply`, and only where the layer has any.
+          **options: `lengths`, `mask`, `resets`, `strategy`, `check_at_run_time`, as in `flaxrnn.scan`.
 
         Returns:
           `(state, outputs)`: the final state, and `[*batch, time, features]`.
         """
+        check_inputs(inputs)
         layer = self.layer
-        shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs.shape[-1]))
-        check_partitioning(self.partitioning, shapes)
-        params = {name: self._part(name, inputs.shape[-1]) for name in shapes}
+        params = self._params(layer, inputs.shape[-1])
+        if deterministic is None:
+            deterministic = self.deterministic
         key = None if deterministic or not layer.stochastic else self.make_rng("dropout")
         inputs, params = cast(self.dtype, inputs, params)
+        options.setdefault("strategy", self.strategy)
         return layer.apply(params, inputs, initial_state=initial_state, key=key, **options)
 
-    def _part(self, name: str, input_size: int) -> Any:
-        """One entry of the layer's parameters; the layer checks its shapes, and knows better than Flax what to say."""
-        if self.has_variable("params", name):
-            return nn.meta.unbox(self.get_variable("params", name))
-        return self.param(name, self._init_part, name, input_size)
+    def _params(self, layer: Layer, input_size: int) -> dict[str, Any]:
+        """The layer's parameters, drawn if the module is being initialised; the layer itself checks their shapes."""
+        names = part_names(layer, input_size)
+        if all(self.has_variable("params", name) for name in names):
+            return {name: nn.meta.unbox(self.get_variable("params", name)) for name in names}
+        drawn = self._box(layer.init(self.make_rng("params"), input_size, self.param_dtype))
+        return {name: self.param(name, lambda _, part: part, drawn[name]) for name in names}
 
-    def _init_part(self, key: jax.Array, name: str, input_size: int) -> Any:
-        """The initial value of one entry of the layer's parameters."""
-        part = self.layer.init(key, input_size, self.param_dtype)[name]
+    def _box(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with the names of mesh axes that `partitioning` gives them."""
+        check_partitioning(self.partitioning, params)
 
         def box(path: tuple[Any, ...], value: jax.Array) -> Any:
-            axes = (self.partitioning or {}).get(path[-1].key if path else name)
+            axes = (self.partitioning or {}).get(path[-1].key)
             return value if axes is None else nn.Partitioned(value, axes)
 
-        return jax.tree_util.tree_map_with_path(box, part)
+        return jax.tree_util.tree_map_with_path(box, params)
 
 
 class RNN(Recurrent):

@@ -1,10 +1,10 @@
 """What the linen and the nnx modules share."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn.cells.base import Cell
@@ -28,9 +28,15 @@ def as_layer(cell_or_layer: Any, reverse: bool = False, include_initial: bool = 
     return cell_or_layer
 
 
+@functools.lru_cache(maxsize=256)
+def part_names(layer: Layer, input_size: int) -> tuple[str, ...]:
+    """The names of the entries of a layer's parameters."""
+    return tuple(jax.eval_shape(functools.partial(layer.init, input_size=input_size), jax.random.key(0)))
+
+
 def cast(dtype: DTypeLike | None, inputs: jax.Array, params: Any) -> tuple[jax.Array, Any]:
-    """Inputs and parameters in `dtype`; as they are if it is None, or if the inputs are of a kind that is an error."""
-    if dtype is None or not jnp.issubdtype(inputs.dtype, jnp.floating):
+    """Inputs and parameters in `dtype`; as they are if it is None."""
+    if dtype is None:
         return inputs, params
     return inputs.astype(dtype), jax.tree.map(lambda x: x.astype(dtype), params)
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from flaxrnn import layers as functional
 from flaxrnn.cells.base import Cell
+from flaxrnn.checks import check_inputs, describe
 from flaxrnn.layers import Layer, ScanOptions
 from flaxrnn.module import as_layer, cast, check_partitioning
 
@@ -27,6 +28,12 @@ class Recurrent(nnx.Module):
       partitioning: names of mesh axes for the axes of parameters, by the parameter's name, such as
         `{"kernel": (None, "model")}`; nnx then shards it over the mesh of `jax.set_mesh`, and wants one.
       rngs: `params` for the parameters; `dropout` is kept for training, and only where the layer has any.
+
+    Example: the modules made of it.
+
+      >>> import flaxrnn.nnx
+      >>> [module.__name__ for module in flaxrnn.nnx.Recurrent.__subclasses__()]
+      ['RNN', 'Bidirectional', 'Stack']
     """
 
     def __init__(
@@ -39,12 +46,16 @@ class Recurrent(nnx.Module):
         partitioning: Mapping[str, tuple[str | None, ...]] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs is {describe(rngs)}: pass nnx.Rngs, such as nnx.Rngs(0)")
         self.layer = layer
         self.dtype = dtype
         self.deterministic = False
         params = layer.init(rngs.params(), in_features, param_dtype)
         check_partitioning(partitioning, params)
         self.names = tuple(params)
+        if taken := [name for name in self.names if hasattr(self, name)]:
+            raise ValueError(f"{layer} has parameters that nnx modules have other uses for: rename {', '.join(taken)}")
         for name, part in params.items():
             setattr(self, name, _as_params(part, name, partitioning or {}))
         self.rngs = rngs.dropout.fork() if layer.stochastic else None
@@ -66,13 +77,16 @@ class Recurrent(nnx.Module):
           deterministic: whether to leave dropout and zoneout off; by default as `module.train()` or `module.eval()`
             said last, and on if neither did.
           rngs: where dropout and zoneout come from, in place of those that the module was made with.
-          **options: `lengths`, `mask`, `resets`, `strategy`, as in `flaxrnn.scan`.
+          **options: `lengths`, `mask`, `resets`, `strategy`, `check_at_run_time`, as in `flaxrnn.scan`.
 
         Returns:
           `(state, outputs)`: the final state, and `[*batch, time, features]`.
         """
+        check_inputs(inputs)
         if deterministic is None:
             deterministic = self.deterministic
+        if rngs is not None and not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs is {describe(rngs)}: pass nnx.Rngs, such as nnx.Rngs(dropout=0)")
         stream = self.rngs if rngs is None else rngs.dropout
         key = None if deterministic or stream is None or not self.layer.stochastic else stream()
         params = {name: _as_arrays(getattr(self, name)) for name in self.names}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks, run_time_checks
-from flaxrnn.cells.base import Cell, State
+from flaxrnn.cells.base import Cell, State, check_cell
 from flaxrnn.strategies import STRATEGIES, choose
 
 
@@ -25,6 +25,7 @@ def scan(
     strategy: str = "auto",
     unroll: int = 1,
     key: jax.Array | None = None,
+    check_at_run_time: bool = False,
 ) -> tuple[State, jax.Array]:
     """Runs a cell over a sequence.
 
@@ -39,7 +40,8 @@ def scan(
         lengths are known when the call is made, outside `jit`, either is an error.
       mask: `[*batch, time]` booleans, False at the steps to leave out, anywhere in the sequence. With `lengths` a
         step must be valid by both. At a step left out the state is held and the output is zero. What lies in
-        the padding never reaches an output, a state or a gradient, not even as NaN.
+        the padding never reaches an output, a state or a gradient, not even as NaN. (There the cell runs on zeros. One
+        of your own whose derivative at zero is not finite, as that of a square root, must see to that itself.)
       resets: `[*batch, time]` booleans, True at the first step of each sequence, for sequences packed one after
         the other: there the state begins again as it does by default (what `initial_state` brought from an earlier
         call belongs to the first sequence alone). In reverse, too, no state crosses that border. A reset at a
@@ -53,6 +55,8 @@ def scan(
       unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.
       key: where dropout and zoneout come from, in training; None turns them off, for evaluation. A cell without
         either does the same with a key as without.
+      check_at_run_time: whether lengths out of range are an error under `jit` too, by `jax.experimental.checkify`. The
+        function that `jit` compiles must then go through `checkify.checkify`, as in the second example.
 
     Returns:
       `(state, outputs)`, in the order of `jax.lax.scan`: the state after the last valid step of each sequence, and
@@ -74,13 +78,22 @@ def scan(
       >>> bool(jnp.array_equal(state.hidden[1], outputs[1, 2])), bool(jnp.all(outputs[1, 3:] == 0))
       (True, True)
 
+    Example: lengths that are known only at run time, checked.
+
+      >>> from jax.experimental import checkify
+      >>> def run(lengths):
+      ...     return flaxrnn.scan(cell, params, inputs, lengths=lengths, check_at_run_time=True)
+      >>> error, _ = jax.jit(checkify.checkify(run))(jnp.array([5, 6]))
+      >>> error.get().split(" (")[0]
+      'lengths has 6 in it, but inputs has 5 time steps: pass lengths from 0 to 5'
+
     How it differs from other frameworks:
       The result does not depend on what lies in the padding, where Flax's and Haiku's scans compute on. Outputs in
       the padding are zero, as in TF1's `dynamic_rnn`, where Keras repeats the last one. With `reverse` the outputs
       are in the order of the inputs, where Keras's `go_backwards` and Flax's `reverse` turn them round. The state
       is always returned, and before the outputs.
     """
-    checks.check_cell(cell)
+    check_cell(cell)
     checks.check_inputs(inputs)
     time_axis = 0 if time_major else inputs.ndim - 2
     step_shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
@@ -88,7 +101,9 @@ def scan(
     checks.check_marks("mask", mask, inputs.shape[:-1])
     checks.check_marks("resets", resets, inputs.shape[:-1])
     checks.check_unroll(unroll)
-    checks.check_key(key)
+    checks.check_leaves(params)
+    if key is not None:
+        checks.check_key(key)
     return _scan(
         cell,
         params,
@@ -102,11 +117,11 @@ def scan(
         reverse=bool(reverse),
         strategy=choose(strategy),
         unroll=unroll,
-        checked=run_time_checks.are_on(),
+        check_at_run_time=check_at_run_time,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "checked"))
+@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "check_at_run_time"))
 def _scan(
     cell: Cell,
     params: Any,
@@ -121,19 +136,21 @@ def _scan(
     reverse: bool,
     strategy: str,
     unroll: int,
-    checked: bool,
+    check_at_run_time: bool,
 ) -> tuple[State, jax.Array]:
     """`scan`, compiled once for a cell and its shapes, so that a second call outside `jit` compiles nothing."""
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
-    dtype = jnp.result_type(inputs, *jax.tree.leaves(params))
     checks.check_params(cell, params, inputs.shape[-1])
-    fresh = cell.begin(params, inputs.shape[1:-1], dtype)
+    fresh = cell.begin(params, inputs.shape[1:-1], jnp.result_type(inputs, *jax.tree.leaves(params)))
     state = fresh if initial_state is None else initial_state
-    checks.check_state(state, fresh)
+    layout = "[time, *batch, features]" if time_axis == 0 and inputs.ndim > 2 else "[*batch, time, features]"
+    checks.check_state("initial_state", state, fresh, f"; inputs is taken as {layout}")
+    checks.check_state_dtypes(state, fresh)
+    fresh, state = _vary_like((params, inputs), (fresh, state))
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
-    fresh = jax.tree.map(lambda fresh, state: fresh.astype(state.dtype), fresh, state)
-    if checked and lengths is not None:
+
+    if check_at_run_time and lengths is not None:
         run_time_checks.check_lengths(lengths, len(inputs))
     mask = _valid_steps(len(inputs), lengths, mask)
     if mask is not None:
@@ -145,6 +162,22 @@ def _scan(
     run = STRATEGIES[strategy]
     state, outputs = run(cell, params, state, fresh, inputs, mask, resets, reverse=reverse, unroll=unroll)
     return state, jnp.moveaxis(outputs, 0, time_axis)
+
+
+def _vary_like(others: Any, tree: Any) -> Any:
+    """`tree` with the manual axes of `others`, which under `shard_map` a loop's carry must have from the start."""
+    axes = frozenset().union(*(_manual_axes(leaf) for leaf in jax.tree.leaves(others)))
+
+    def vary(leaf: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - _manual_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
+
+
+def _manual_axes(array: jax.Array) -> frozenset[str]:
+    """The mesh axes of `shard_map` along which an array varies."""
+    return frozenset(getattr(jax.typeof(array), "vma", ()))
 
 
 def _valid_steps(time: int, lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:

@@ -2,7 +2,8 @@
 
 import jax
 
-from flaxrnn.cells import GRU, LSTM, MGU, Elman
+from flaxrnn.cells import GRU, LSTM, MGU, Elman, Zoneout
+from tests.own_cell import Leaky
 
 CELLS = {
     "elman": Elman(5),
@@ -17,4 +18,13 @@ CELLS = {
     "gru_reset_before": GRU(5, reset_after=False),
     "mgu": MGU(5),
     "mgu_reset_before": MGU(5, reset_after=False),
+}
+
+# further: cells with the options of every gated cell, a wrapper, and a cell that a user wrote
+ALL = CELLS | {
+    "lstm_layer_norm": LSTM(5, layer_norm=True, learn_initial_state=True),
+    "gru_layer_norm": GRU(5, layer_norm=True, learn_initial_state=True),
+    "gru_reset_before_layer_norm": GRU(5, reset_after=False, layer_norm=True),
+    "zoneout": Zoneout(LSTM(5, projection_size=3), hidden_rate=0.1, cell_rate=0.2),
+    "own": Leaky(5),
 }

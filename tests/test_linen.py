@@ -127,6 +127,21 @@ def test_remat():
     assert_close(gradient(True), gradient(False), rtol=1e-6)
 
 
+def test_remat_in_training():
+    """`nn.remat` does not pass on a keyword that is no array: `deterministic` and `strategy` are fields too."""
+    module = nn.remat(flaxrnn.linen.RNN)(GRU(5, hidden_dropout=0.5), deterministic=False, strategy="plain")
+    variables = module.init({"params": KEY, "dropout": KEY}, INPUTS)
+    plain = flaxrnn.linen.RNN(GRU(5, hidden_dropout=0.5))
+
+    def gradient(module, **options):
+        def loss(variables):
+            return jnp.sum(module.apply(variables, INPUTS, **options, rngs={"dropout": KEY})[1] ** 2)
+
+        return jax.grad(loss)(variables)
+
+    assert_close(gradient(module), gradient(plain, deterministic=False), rtol=1e-6)
+
+
 def test_vmap():
     """An ensemble: a network of its own for each of three sets of inputs."""
     ensemble = nn.vmap(flaxrnn.linen.RNN, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=0)(GRU(5))
@@ -218,6 +233,10 @@ def test_3151_the_initial_state_among_the_outputs(reverse):
     initial = random_state(module.cell, (B,))
     _, outputs = module.apply(variables, INPUTS, initial_state=initial)
     assert_equal(outputs[:, place][:, 0], initial.hidden)
+    _, outputs = module.apply(variables, INPUTS, initial_state=initial, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS):  # next to the sequence that it begins
+        assert_equal(outputs[row, length if reverse else 0], initial.hidden[row])
+        assert not np.any(outputs[row, length + 1 :])
 
 
 def test_91_a_learnable_initial_state():
@@ -239,7 +258,7 @@ WRONG = {
     "not a cell": (
         lambda: flaxrnn.linen.RNN(nn.LSTMCell(5)).init(KEY, INPUTS),
         TypeError,
-        r"was given a LSTMCell: pass a flaxrnn cell",
+        r"was given of type LSTMCell: pass a flaxrnn cell",
     ),
     "features": (
         lambda: flaxrnn.linen.RNN(GRU(5)).apply(init(), jnp.ones((B, T, 7))),

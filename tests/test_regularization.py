@@ -169,6 +169,17 @@ def test_the_directions_and_the_layers_draw_their_own_masks():
     assert share == pytest.approx(1 - (1 - RATE) ** 2, abs=0.05)
 
 
+def test_dropout_leaves_the_residual_path_alone():
+    """Upper layers that add nothing: what the first one gives comes out whole."""
+    cell = Elman(H, activation=identity)
+    one = {"kernel": jnp.eye(H), "recurrent_kernel": jnp.zeros((H, H)), "bias": jnp.zeros(H)}
+    nothing = jax.tree.map(jnp.zeros_like, one)
+    layer = Stack([RNN(cell)] * 4, dropout=0.5, residual=True)
+    params = {"layer_0": one} | {f"layer_{number}": nothing for number in (1, 2, 3)}
+    _, outputs = layer.apply(params, jnp.ones((B, T, H)), key=KEY)
+    assert np.all(outputs == 1)
+
+
 def test_residual_stack():
     layers = [RNN(GRU(4)), RNN(LSTM(4)), RNN(Elman(4))]
     plain, residual = Stack(layers), Stack(layers, residual=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import pickle
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +12,16 @@ import pytest
 from jax.test_util import check_grads
 
 import flaxrnn
-from flaxrnn.cells import GRU, LSTM, LSTMState
+from flaxrnn.cells import GRU, LSTM, Cell, LSTMState
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
-from tests.every import CELLS
+from tests.every import ALL
 
 I = 3
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_loop_of_steps_equals_scan(name):
-    cell = CELLS[name]
+    cell = ALL[name]
     params, state, inputs = random_params(cell, I), random_state(cell, (2,)), normal(3, 2, 6, I)
     expected = flaxrnn.scan(cell, params, inputs, initial_state=state)
     step, outputs = jax.jit(cell.step), []
@@ -29,19 +31,19 @@ def test_a_loop_of_steps_equals_scan(name):
     assert_close((state, jnp.stack(outputs, axis=1)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_step_fits_lax_scan(name):
-    cell = CELLS[name]
+    cell = ALL[name]
     params, state, inputs = random_params(cell, I), random_state(cell, (2,)), normal(3, 6, 2, I)
     expected = flaxrnn.scan(cell, params, inputs, initial_state=state, time_major=True)
     assert_close(jax.lax.scan(functools.partial(cell.step, params), state, inputs), expected, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", sorted(CELLS.keys() - {"lstm_clip", "elman_relu"}))
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"lstm_clip", "elman_relu"}))
 @pytest.mark.parametrize("variant", ["full", "masked", "reverse"])
 def test_gradients_are_those_of_finite_differences(name, variant):
-    cell = CELLS[name]
+    cell = ALL[name]
     params = random_params(cell, I, dtype=jnp.float64)
     state, inputs = random_state(cell, (2,), dtype=jnp.float64), normal(3, 2, 4, I, dtype=np.float64)
     random = np.random.default_rng(0)
@@ -74,9 +76,9 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_second_call_compiles_nothing(name, compilations):
-    cell = CELLS[name]
+    cell = ALL[name]
     params, inputs = random_params(cell, I), normal(3, 2, 13, I)
     flaxrnn.scan(cell, params, inputs, lengths=np.array([4, 6]))
     assert compilations
@@ -103,10 +105,10 @@ def test_cell_and_layer_are_static_arguments_of_jit(compilations):
     assert not compilations
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_vmap_over_parameters_and_grad_of_vmap(name):
     """Several networks at once, as an ensemble is."""
-    cell = CELLS[name]
+    cell = ALL[name]
     ensemble = [random_params(cell, I, seed) for seed in range(3)]
     inputs = jnp.asarray(normal(3, 2, 6, I))
 
@@ -120,9 +122,9 @@ def test_vmap_over_parameters_and_grad_of_vmap(name):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_zero_time_steps(name, reverse):
-    cell = CELLS[name]
+    cell = ALL[name]
     params, state = random_params(cell, I), random_state(cell, (2,))
     inputs, nothing = jnp.zeros((2, 0, I)), np.zeros((2, 0), bool)
     options = {"lengths": np.zeros(2, int), "mask": nothing, "resets": nothing, "reverse": reverse}
@@ -145,10 +147,10 @@ def test_lengths_known_only_under_jit_are_clamped():
     assert_equal(run(np.array([9, -2])), run(np.array([6, 0])))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_bfloat16_keeps_its_dtypes_and_is_near_float32(name):
     """The LSTM's memory stays in float32. bfloat16 has 8 bits: an entry is off by 1/256, and that adds up."""
-    cell = CELLS[name]
+    cell = ALL[name]
     params, inputs = random_params(cell, I), jnp.asarray(normal(3, 4, 6, I))
     expected = flaxrnn.scan(cell, params, inputs)
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, inputs))
@@ -159,9 +161,70 @@ def test_bfloat16_keeps_its_dtypes_and_is_near_float32(name):
     widened = jax.tree.map(lambda x: x.astype(jnp.float32), (state, outputs))
     assert_close(widened, expected, rtol=0.05)
 
+    def loss(params, inputs):
+        return jnp.sum(flaxrnn.scan(cell, params, inputs)[1].astype(jnp.float32) ** 2)
+
+    gradient = jax.grad(loss)(*narrow)
+    assert {leaf.dtype for leaf in gradient.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert_close(jax.tree.map(lambda x: x.astype(jnp.float32), gradient), jax.grad(loss)(params, inputs), rtol=0.25)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shard_map(name):
+    """The loop's carry varies along the mesh from the start, as `shard_map` wants it."""
+    cell = ALL[name]
+    params, inputs = random_params(cell, I), jnp.asarray(normal(3, 2, 6, I))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+
+    def run(params, inputs, lengths):
+        return flaxrnn.scan(cell, params, inputs, lengths=lengths)
+
+    mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(whole, split, split), out_specs=split))
+    lengths = jnp.array([4, 6])
+    assert_close(mapped(params, inputs, lengths), run(params, inputs, lengths), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"elman_relu"}))  # jax.nn.relu itself cannot be pickled
+def test_cells_and_layers_can_be_pickled(name):
+    layer = flaxrnn.Stack([flaxrnn.Bidirectional(ALL[name], ALL[name])])
+    assert pickle.loads(pickle.dumps(layer)) == layer
+
 
 def test_float64(x64):
     cell = LSTM(5, peephole=True)
     params = random_params(cell, I, dtype=jnp.float64)
     state, outputs = flaxrnn.scan(cell, params, normal(3, 2, 6, I, dtype=np.float64))
     assert state.cell.dtype == state.hidden.dtype == outputs.dtype == jnp.float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Cell):
+    """A cell that counts its steps: not every field of a state is a floating-point number."""
+
+    @property
+    def output_size(self):
+        return 1
+
+    def init(self, key, input_size, dtype=jnp.float32):
+        return {"scale": jnp.ones((1,), dtype)}
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return CountState(jnp.zeros(batch_shape, jnp.int32))
+
+    def recur(self, params, state, projected):
+        count = state.count + 1
+        return CountState(count), (count * params["scale"][0]).astype(projected.dtype)[..., None]
+
+
+class CountState(NamedTuple):
+    count: jax.Array
+
+
+def test_a_state_of_integers():
+    params, inputs = Counting().init(jax.random.key(0), I), jnp.asarray(normal(3, 2, 6, I))
+    state, outputs = flaxrnn.scan(Counting(), params, inputs, lengths=np.array([4, 6]))
+    assert state.count.tolist() == [4, 6]
+    assert outputs[0, :, 0].tolist() == [1, 2, 3, 4, 0, 0]
+    state, _ = flaxrnn.scan(Counting(), params, inputs, initial_state=state)
+    assert state.count.tolist() == [10, 12]

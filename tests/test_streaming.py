@@ -35,7 +35,7 @@ def test_chunks_equal_the_whole_to_the_last_bit(name, chunks, compiled):
     mask = np.arange(T) < lengths[:, None]
 
     def stream(params, inputs, mask, state):
-        return layer.stream(params, inputs, state, mask=mask, strategy="plain")
+        return layer.stream(params, state, inputs, mask=mask, strategy="plain")
 
     stream = jax.jit(stream) if compiled else stream
     expected = layer.apply(params, INPUTS, mask=mask, strategy="plain")
@@ -66,7 +66,7 @@ def test_chunks_equal_the_whole_to_the_last_bit(name, chunks, compiled):
 )
 def test_what_reads_backwards_refuses(layer, message):
     with pytest.raises(ValueError, match=message):
-        layer.stream(layer.init(jax.random.key(0), I), INPUTS)
+        layer.stream(layer.init(jax.random.key(0), I), None, INPUTS)
 
 
 def test_last():

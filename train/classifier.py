@@ -1,4 +1,4 @@
-"""A classifier of sequences: recurrent layers, the last hidden state of each direction, a dense layer."""
+"""A classifier of sequences: recurrent layers, what each direction knows at its end, a dense layer."""
 
 import dataclasses
 from typing import Any
@@ -15,8 +15,8 @@ from flaxrnn.layers import drop
 class Classifier:
     """Reads a sequence, and says from what it then remembers which class the sequence is of.
 
-    The parameters are `{"layers": ..., "dense": {"kernel": [H, classes], "bias": [classes]}}`, where H is the size of
-    the last hidden state, both directions together.
+    The parameters are `{"layers": ..., "dense": {"kernel": [H, classes], "bias": [classes]}}`, where H is the output
+    size of the layers.
 
     Attributes:
       layers: the recurrent layers.
@@ -29,16 +29,15 @@ class Classifier:
     def init(self, key: jax.Array, input_size: int) -> dict[str, Any]:
         """Draws the parameters for inputs of `input_size` features."""
         layers_key, dense_key = jax.random.split(key)
-        hidden = last_hidden(jax.eval_shape(self.layers.initial_state))
-        kernel = jax.nn.initializers.lecun_normal()(dense_key, (sum(h.shape[-1] for h in hidden), self.classes))
+        kernel = jax.nn.initializers.lecun_normal()(dense_key, (self.layers.output_size, self.classes))
         dense = {"kernel": kernel, "bias": jnp.zeros(self.classes)}
         return {"layers": self.layers.init(layers_key, input_size), "dense": dense}
 
     def apply(self, params: dict[str, Any], inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The logits `[batch, classes]` of `inputs` `[batch, time, features]`; dropout is on where there is a key."""
         layers_key, dense_key = (None, None) if key is None else jax.random.split(key)
-        state, _ = self.layers.apply(params["layers"], inputs, key=layers_key)
-        features = drop(dense_key, jnp.concatenate(last_hidden(state), axis=-1), self.layers.dropout)
+        _, outputs = self.layers.apply(params["layers"], inputs, key=layers_key)
+        features = drop(dense_key, final_outputs(self.layers.layers[-1], outputs), self.layers.dropout)
         return features @ params["dense"]["kernel"] + params["dense"]["bias"]
 
     def loss(
@@ -50,7 +49,14 @@ class Classifier:
         return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
-def last_hidden(state: Any) -> list[Any]:
-    """The hidden states of a `Stack`'s top layer: one, or in a bidirectional layer the pair."""
-    top = state[-1]
-    return [top.hidden] if hasattr(top, "hidden") else [direction.hidden for direction in top]
+def final_outputs(layer: flaxrnn.Layer, outputs: jax.Array) -> jax.Array:
+    """The output of each direction at its own end: the last step forwards, the first step backwards.
+
+    Args:
+      layer: the layer on top, which reads forwards or in both directions.
+      outputs: `[batch, time, features]`, its outputs, to which a residual stack may have added.
+    """
+    if not isinstance(layer, flaxrnn.Bidirectional):
+        return outputs[:, -1]
+    size = layer.forward.output_size
+    return jnp.concatenate([outputs[:, -1, :size], outputs[:, 0, size:]], axis=-1)

@@ -11,6 +11,7 @@ import optax
 
 from train.classifier import Classifier
 from train.data.mnist import Batch, Split, to_float
+from train.errors import UserError
 
 EVALUATION_BATCH = 1_000
 
@@ -19,7 +20,7 @@ class Reporter(Protocol):
     """Who is told how the training goes."""
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes the mean loss and accuracy since the last call, the learning rate, seconds and steps per second."""
+        """Takes the mean loss and accuracy since the last call, the learning rate, and the seconds since the start."""
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Takes the loss and the accuracy on the validation set."""
@@ -73,6 +74,8 @@ def train(
         window.append(metrics)
         if number % log_every == 0 or number == steps:
             loss, accuracy = np.mean(jax.device_get(window), axis=0)
+            if not np.isfinite(loss):
+                raise UserError(f"the loss is {loss} at step {number}: pass a lower --learning-rate")
             seconds = time.perf_counter() - start
             rate = float(schedule(number - 1))
             reporter.train(number, dict(loss=loss, accuracy=accuracy, learning_rate=rate, seconds=seconds))

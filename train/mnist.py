@@ -7,6 +7,7 @@ configuration, the metrics, the results and three pictures.
 """
 
 import dataclasses
+import math
 import pathlib
 import time
 from typing import Annotated, Any
@@ -29,7 +30,10 @@ CLASSES = 10
 ROW = 28
 EPOCHS = 15
 LOG_EVERY = 20
-CELL_OPTIONS = ("peephole", "coupled", "forget_bias", "reset_after")
+# options of a cell, with the values at which they need not be passed on
+CELL_OPTIONS = dict(
+    peephole=None, coupled=None, forget_bias=None, reset_after=None, layer_norm=False, recurrent_dropout=0.0
+)
 
 
 def default(text: str) -> Any:
@@ -92,13 +96,14 @@ class Config:
         """
         if self.cell not in flaxrnn.cells.CELLS:
             raise UserError(f"--cell={self.cell}: there is no such cell: pass one of {', '.join(flaxrnn.cells.CELLS)}")
-        options = {name: getattr(self, name) for name in CELL_OPTIONS if getattr(self, name) is not None}
+        options = {
+            name: getattr(self, name) for name, default in CELL_OPTIONS.items() if getattr(self, name) != default
+        }
         for name in options:
             owners = [cell for cell in flaxrnn.cells.CELLS if name in option_names(cell)]
             if self.cell not in owners:
-                flag = name.replace("_", "-")
+                flag = ("no-" if options[name] is False else "") + name.replace("_", "-")
                 raise UserError(f"--{flag} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")
-        options |= dict(layer_norm=self.layer_norm, recurrent_dropout=self.recurrent_dropout)
         try:
             cell = flaxrnn.cells.make(self.cell, hidden_size=self.hidden_size, **options)
         except ValueError as error:
@@ -111,6 +116,10 @@ class Config:
 
     def total_steps(self, images: int) -> int:
         """How many training steps to do with so many training images."""
+        if self.batch_size > images:
+            raise UserError(
+                f"--batch-size={self.batch_size}: there are {images} training images: pass no more than that"
+            )
         if self.steps is not None:
             return self.steps
         return max(1, round((EPOCHS if self.epochs is None else self.epochs) * images / self.batch_size))
@@ -126,10 +135,12 @@ class Config:
         """Raises a `UserError` unless the numbers can be trained with."""
         for name in ("hidden_size", "layers", "batch_size", "learning_rate", "epochs", "steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')}={value}: pass a positive number")
+            if value is not None and not 0 < value < 2**31:
+                raise UserError(f"--{name.replace('_', '-')}={value}: pass a positive number below 2^31")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both say how long to train: pass one of them")
+        if self.forget_bias is not None and not math.isfinite(self.forget_bias):
+            raise UserError(f"--forget-bias={self.forget_bias}: pass a finite number")
         for name in ("dropout", "recurrent_dropout", "zoneout"):
             if not 0 <= getattr(self, name) < 1:
                 value = getattr(self, name)
@@ -138,8 +149,8 @@ class Config:
             raise UserError("--residual needs a layer to add to: pass --layers=2 or more")
         if not 0 <= self.shift < ROW:
             raise UserError(f"--shift={self.shift}: pass a number of pixels from 0 to {ROW - 1}")
-        if self.seed < 0:
-            raise UserError(f"--seed={self.seed}: pass a number that is not negative")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed={self.seed}: pass a number from 0 to {2**32 - 1}")
 
 
 def option_names(cell: str) -> set[str]:
@@ -168,11 +179,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     start = time.perf_counter()
     config.check()
     classifier = config.make_classifier()
-    workdir = Workdir(config.workdir or default_path(f"mnist-{config.cell}"))
     data = mnist.load(config.data_dir)
     steps = config.total_steps(len(data.train.labels))
     learning_rate = config.peak_learning_rate(steps)
-    workdir.write_config(dataclasses.replace(config, steps=steps, learning_rate=learning_rate, workdir=workdir.path))
+    workdir = Workdir(config.workdir or default_path(f"mnist-{config.cell}"))
+    resolved = dataclasses.replace(config, steps=steps, learning_rate=learning_rate, workdir=workdir.path)
+    workdir.write_config({**dataclasses.asdict(resolved), "network": repr(classifier.layers)})
     params = classifier.init(jax.random.key(config.seed), ROW)
     console.print(
         f"{classifier.layers}\n{steps} steps of {config.batch_size} images on {jax.devices()[0].device_kind}",
@@ -202,7 +214,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     }
     workdir.write_results(results)
     draw(workdir, f"MNIST row by row: {config.cell}", data.test, test)
-    show(console, results, workdir)
+    show(console, results, len(data.test.labels), workdir)
     return results
 
 
@@ -214,10 +226,10 @@ def draw(workdir: Workdir, title: str, split: mnist.Split, evaluation: loop.Eval
     pictures.mistakes(workdir.path / "mistakes.png", title, split.images, split.labels, evaluation.probabilities)
 
 
-def show(console: Console, results: dict[str, Any], workdir: Workdir) -> None:
+def show(console: Console, results: dict[str, Any], images: int, workdir: Workdir) -> None:
     """Prints the results as a short table."""
     table = Table(show_header=False)
-    table.add_row("test accuracy", f"{results['test_accuracy']:.2%} of 10,000 images")
+    table.add_row("test accuracy", f"{results['test_accuracy']:.2%} of {images:,} images")
     table.add_row("test loss", f"{results['test_loss']:.4f}")
     table.add_row("steps", f"{results['steps']:,}")
     table.add_row("time", f"{results['seconds']:.0f} s")

@@ -1,6 +1,5 @@
 """The folder in which a run leaves what it did."""
 
-import dataclasses
 import datetime
 import json
 import os
@@ -26,16 +25,17 @@ class Workdir:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if (path / "config.json").exists():
-                raise UserError(f"{path} holds a run already: pass another --workdir, or remove it")
-            (path / "metrics.jsonl").touch()
+            (path / "metrics.jsonl").open("x").close()  # the claim: of two programs one makes it
+        except FileExistsError as error:
+            what = "is a file" if path.is_file() else "holds a run already"
+            raise UserError(f"the workdir {path} {what}: pass another --workdir") from error
         except OSError as error:
             raise UserError(f"the workdir {path} cannot be written ({error}): pass another --workdir") from error
         self.metrics: list[dict[str, Any]] = []
 
-    def write_config(self, config: Any) -> None:
-        """Writes a configuration, a dataclass, as `config.json`."""
-        self._write_json("config.json", dataclasses.asdict(config))
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes `config.json`."""
+        self._write_json("config.json", config)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`."""

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxrnn.checks import check_array, check_state, describe
+
 Params = dict[str, jax.Array]
 State = Any
 """A NamedTuple of arrays, one a field, each `[*batch, size]`."""
@@ -22,6 +24,11 @@ class HiddenState(NamedTuple):
 
     Attributes:
       hidden: `[*batch, hidden_size]`, the hidden state.
+
+    Example:
+      >>> from flaxrnn.cells import GRU
+      >>> GRU(2).initial_state(batch_shape=(3,)).hidden.shape
+      (3, 2)
     """
 
     hidden: jax.Array
@@ -63,7 +70,9 @@ class Cell(abc.ABC):
     def __repr__(self) -> str:
         """The cell with the options that differ from their defaults, for dataclasses with `repr=False`."""
         fields = [
-            field for field in dataclasses.fields(self) if field.repr and getattr(self, field.name) != field.default
+            field
+            for field in dataclasses.fields(self)
+            if not field.name.endswith("_init") and getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields)})"
 
@@ -79,6 +88,10 @@ class Cell(abc.ABC):
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, one for each member of the batch."""
+
+    def check_features(self, params: Params, input_size: int) -> None:
+        """Raises an error if the parameters were made for inputs of another size; by default it does not look."""
+        del params, input_size
 
     def begin(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, where it may depend on parameters; by default `initial_state`."""
@@ -147,24 +160,59 @@ class Cell(abc.ABC):
         Returns:
           `(state, output)`, as `recur`.
         """
+        first = next(iter(jax.tree.leaves(inputs)), inputs)
+        check_array("inputs", first)
+        batch_shape = first.shape[:-1]
+        check_state("state", state, jax.eval_shape(lambda: self.initial_state(batch_shape)))
         return self.recur(params, state, self.project(params, inputs))
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in float32 if its dtype is narrower, else `x` itself."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """`x` in float32 if it is of floating-point numbers that are narrower, else `x` itself."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def check_rate(owner: Any, name: str) -> None:
     """Raises an error unless the field `name` of a cell or a layer is a probability below one."""
     rate = getattr(owner, name)
-    if not isinstance(rate, float | int) or isinstance(rate, bool) or not 0 <= rate < 1:
+    try:
+        fits = 0 <= float(rate) < 1
+    except (TypeError, ValueError):
+        fits = False
+    if not fits or isinstance(rate, bool):
         raise ValueError(f"{type(owner).__name__}: {name} is {rate!r}: pass a probability, from 0 up to but not 1")
 
 
-def check_size(cell: Cell, name: str) -> None:
-    """Raises an error unless the field `name` of `cell` is a positive integer; makes it an `int`."""
-    value = getattr(cell, name)
+def check_cell(cell: Any) -> None:
+    """Raises an error unless `cell` can be scanned and be a static argument of `jit`."""
+    if isinstance(cell, type) and issubclass(cell, Cell):
+        raise TypeError(f"cell is the class {cell.__name__}: pass an instance of it, such as {cell.__name__}(128)")
+    if not isinstance(cell, Cell) and hasattr(cell, "apply"):
+        raise TypeError(f"cell is the layer {cell!r}: pass a cell, or call the layer's own apply")
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is {describe(cell)}: pass a flaxrnn.cells.Cell, such as flaxrnn.cells.LSTM(128)")
+    try:
+        hash(cell)
+    except TypeError as error:
+        kind = type(cell).__name__
+        raise TypeError(
+            f"{kind} cannot be hashed ({error}): decorate the class with @dataclasses.dataclass(frozen=True), and have "
+            "tuples, numbers, strings and functions in its fields, no lists and no arrays"
+        ) from None
+
+
+def check_options(owner: Any) -> None:
+    """Raises an error unless a cell's or a layer's switches are True or False, and its functions functions."""
+    for field in dataclasses.fields(owner):
+        value, name = getattr(owner, field.name), f"{type(owner).__name__}: {field.name}"
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}: pass True or False")
+        if callable(field.default) and not callable(value):
+            raise TypeError(f"{name} is {value!r}: pass a function")
+
+
+def check_size(cell: Cell, name: str, value: Any) -> None:
+    """Raises an error unless `value`, called `name`, is a positive integer."""
     kind = type(cell).__name__
     try:
         size = operator.index(value)
@@ -172,4 +220,3 @@ def check_size(cell: Cell, name: str) -> None:
         raise TypeError(f"{kind}: {name} is {value!r}, a {type(value).__name__}: pass a positive integer") from None
     if isinstance(value, bool) or size < 1:
         raise ValueError(f"{kind}: {name} is {value!r}: pass a positive integer")
-    object.__setattr__(cell, name, size)

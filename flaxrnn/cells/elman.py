@@ -10,6 +10,11 @@ from flaxrnn.cells.base import HiddenState, Params
 from flaxrnn.cells.gated import GatedCell
 
 
+def tanh(x: jax.Array) -> jax.Array:
+    """`jnp.tanh`, which cannot be pickled itself."""
+    return jnp.tanh(x)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Elman(GatedCell):
     """The simple recurrent network: the new hidden state is a squashed sum of the input and the old one.
@@ -41,7 +46,7 @@ class Elman(GatedCell):
       `torch.nn.RNN` has two biases, which add up to this one. Haiku's `VanillaRNN` uses ReLU.
     """
 
-    activation: Callable[[jax.Array], jax.Array] = jnp.tanh
+    activation: Callable[[jax.Array], jax.Array] = tanh
 
     drops_candidate = True
 

@@ -15,9 +15,12 @@ from flaxrnn.cells.base import (
     Params,
     State,
     at_least_float32,
+    check_options,
     check_rate,
     check_size,
 )
+from flaxrnn.cells.initializers import lecun_normal, orthogonal, small_normal
+from flaxrnn.checks import check_batch_shape, check_dtype, check_key, describe
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -46,7 +49,7 @@ class GatedCell(Cell):
       layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalised along their features, and scaled
         by `params["input_scale"]` and `params["recurrent_scale"]`, `[G * H]` (Ba et al. 2016).
       learn_initial_state: the state before the first step, and after a reset, is learned: `params["initial_hidden"]`,
-        and the like for each other field of the state.
+        and the like for each other field of the state, which begin as `initial_state_init` draws them.
       input_dropout: how many of the inputs' features are dropped, the same ones at all steps (Gal & Ghahramani 2016).
       hidden_dropout: how many features of the hidden state the matrix product does not see, the same ones at all
         steps (Gal & Ghahramani 2016). What the gates carry over of the hidden state is not dropped.
@@ -54,7 +57,8 @@ class GatedCell(Cell):
         that is remembered is lost (Semeniuta et al. 2016).
 
     All dropout is drawn from the `key` of `flaxrnn.scan` or of a layer, for each member of the batch on its own, and is
-    off where there is none. What is kept is scaled up, so that nothing need be scaled in evaluation.
+    off where there is none. What is kept is scaled up, so that nothing need be scaled in evaluation. A mask holds for
+    one call: sequences packed into one row by `resets` share it.
 
     Example: a leaky integrator (Jaeger 2001).
 
@@ -80,20 +84,27 @@ class GatedCell(Cell):
 
     hidden_size: int
     _: dataclasses.KW_ONLY
-    kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.lecun_normal(), repr=False)
-    recurrent_kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.orthogonal(), repr=False)
+    kernel_init: Initializer = dataclasses.field(default=lecun_normal, repr=False)
+    recurrent_kernel_init: Initializer = dataclasses.field(default=orthogonal, repr=False)
+    initial_state_init: Initializer = dataclasses.field(default=small_normal, repr=False)
     bias_init: Initializer = dataclasses.field(default=jax.nn.initializers.zeros, repr=False)
-    layer_norm: bool = False
-    learn_initial_state: bool = False
-    input_dropout: float = 0.0
-    hidden_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
+    layer_norm: bool = dataclasses.field(default=False, repr=False)
+    learn_initial_state: bool = dataclasses.field(default=False, repr=False)
+    input_dropout: float = dataclasses.field(default=0.0, repr=False)
+    hidden_dropout: float = dataclasses.field(default=0.0, repr=False)
+    recurrent_dropout: float = dataclasses.field(default=0.0, repr=False)
 
     drops_candidate: ClassVar[bool] = False
     """Whether `gate` passes its candidate through `drop_candidate`, without which there is no recurrent dropout."""
 
     def __post_init__(self) -> None:
-        check_size(self, "hidden_size")
+        check_size(self, "hidden_size", self.hidden_size)
+        check_options(self)
+        if not isinstance(self.gates, tuple):
+            raise TypeError(
+                f"{type(self).__name__}: gates is {self.gates!r}: make it a property that gives a tuple of names, "
+                'such as ("reset", "candidate")'
+            )
         for name in ("input_dropout", "hidden_dropout", "recurrent_dropout"):
             check_rate(self, name)
         if self.recurrent_dropout and not self.drops_candidate:
@@ -129,6 +140,9 @@ class GatedCell(Cell):
         """
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        check_key(key)
+        check_size(self, "input_size", input_size)
+        check_dtype(dtype)
         kernel_key, recurrent_key, bias_key = jax.random.split(key, 3)
         width = len(self.gates) * self.hidden_size
         block = (self.output_size, self.hidden_size)
@@ -141,10 +155,13 @@ class GatedCell(Cell):
         if self.layer_norm:
             params |= {"input_scale": jnp.ones(width), "recurrent_scale": jnp.ones(width)}
         if self.learn_initial_state:
-            params |= {f"initial_{field}": value for field, value in self.initial_state()._asdict().items()}
+            for number, (field, zeros) in enumerate(self.initial_state()._asdict().items()):
+                state_key = jax.random.fold_in(bias_key, number)
+                params[f"initial_{field}"] = self.initial_state_init(state_key, zeros.shape)
         return {name: value.astype(dtype) for name, value in params.items()}
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        check_batch_shape(batch_shape)
         return HiddenState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def begin(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
@@ -168,18 +185,23 @@ class GatedCell(Cell):
         for mask_key, (name, (rate, size)) in zip(jax.random.split(key, len(masks)), masks.items(), strict=True):
             if rate:
                 kept = jax.random.bernoulli(mask_key, 1 - rate, (*batch_shape, size))
-                params = params | {name: kept.astype(inputs.dtype) / (1 - rate)}
+                params = {**params, name: kept / jnp.float32(1 - rate)}
         return params, inputs
 
-    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
-        kernel = params["kernel"]
-        if inputs.shape[-1] != kernel.shape[0]:
+    def check_features(self, params: Params, input_size: int) -> None:
+        made_for = len(params["kernel"])
+        if input_size != made_for:
             raise ValueError(
-                f"inputs has {inputs.shape[-1]} features, but the parameters were made for {kernel.shape[0]}: "
-                f"pass [..., time, {kernel.shape[0]}], or make parameters with init(key, {inputs.shape[-1]})"
+                f"inputs has {input_size} features, but the parameters were made for {made_for}: "
+                f"pass [..., time, {made_for}], or make parameters with init(key, {input_size})"
             )
-        projected = masked(params, "input_mask", inputs) @ kernel
-        return self.normalize(params, "input_scale", projected) + params["bias"]
+
+    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+        self.check_features(params, inputs.shape[-1])
+        projected = masked(params, "input_mask", inputs) @ params["kernel"]
+        if self.layer_norm:
+            projected = self.normalize(at_least_float32(projected), params["input_scale"])
+        return projected + params["bias"]
 
     def recur(self, params: Params, state: State, projected: jax.Array) -> tuple[State, jax.Array]:
         recurrent = masked(params, "hidden_mask", state.hidden) @ params["recurrent_kernel"]
@@ -192,27 +214,18 @@ class GatedCell(Cell):
         wide_params, wide_state, projected, recurrent = jax.tree.map(
             at_least_float32, (params, state, projected, recurrent)
         )
-        recurrent = self.normalize(wide_params, "recurrent_scale", recurrent)
-        new_state, output = self.gate(wide_params, wide_state, projected, recurrent)
+        if self.layer_norm:
+            recurrent = self.normalize(recurrent, wide_params["recurrent_scale"])
+        result = self.gate(wide_params, wide_state, projected, recurrent)
+        if not isinstance(result, tuple) or len(result) != 2 or type(result[0]) is not type(state):
+            raise TypeError(f"{type(self).__name__}.gate gave back {describe(result)}: give back (state, output)")
+        new_state, output = result
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
         return new_state, output.astype(state.hidden.dtype)
 
-    @property
-    def normalized_together(self) -> tuple[int, ...]:
-        """How many gates each layer normalisation spans: by default one spans all."""
-        return (len(self.gates),)
-
-    def normalize(self, params: Params, name: str, blocks: jax.Array) -> jax.Array:
-        """Layer normalisation of the gates' blocks, or of the first of them, scaled by `params[name]`, if there is."""
-        if name not in params:
-            return blocks
-        edges = [
-            self.hidden_size * sum(self.normalized_together[:count])
-            for count in range(1, len(self.normalized_together))
-        ]
-        parts = jnp.split(blocks, [edge for edge in edges if edge < blocks.shape[-1]], axis=-1)
-        normalized = jnp.concatenate([standardize(part) for part in parts], axis=-1)
-        return normalized * params[name][: blocks.shape[-1]]
+    def normalize(self, blocks: jax.Array, scale: jax.Array) -> jax.Array:
+        """Layer normalisation of the gates' blocks: of all of them together, unless a cell has reasons of its own."""
+        return standardize(blocks) * scale
 
     def drop_candidate(self, params: Params, candidate: jax.Array) -> jax.Array:
         """Recurrent dropout, where it is on: `gate` passes through here what it would add to the state."""
@@ -225,12 +238,11 @@ class GatedCell(Cell):
 
 def masked(params: Params, name: str, values: jax.Array) -> jax.Array:
     """`values` times the mask `params[name]`, where there is one."""
-    return values * params[name] if name in params else values
+    return (values * params[name]).astype(values.dtype) if name in params else values
 
 
-def standardize(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """`x` with mean 0 and variance 1 along its features, computed in at least float32."""
-    wide = at_least_float32(x)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.var(wide, axis=-1, keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+def standardize(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """`x` with mean 0 and variance 1 along its features."""
+    centered = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(centered**2, axis=-1, keepdims=True)
+    return centered * jax.lax.rsqrt(variance + epsilon)

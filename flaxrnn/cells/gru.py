@@ -8,7 +8,8 @@ from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
 from flaxrnn.cells.base import HiddenState, Params, at_least_float32
-from flaxrnn.cells.gated import GatedCell, masked
+from flaxrnn.cells.gated import GatedCell, masked, standardize
+from flaxrnn.checks import check_key
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -24,6 +25,7 @@ class ResetCell(GatedCell):
     drops_candidate = True
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        check_key(key)
         base_key, bias_key = jax.random.split(key)
         params = super().init(base_key, input_size, dtype)
         if self.reset_after:
@@ -35,15 +37,18 @@ class ResetCell(GatedCell):
             return super().recur(params, state, projected)
         kernel, hidden = params["recurrent_kernel"], masked(params, "hidden_mask", state.hidden)
         gates = hidden @ kernel[:, : -self.hidden_size]
-        normalized = self.normalize(params, "recurrent_scale", gates)
-        reset = self.reset(at_least_float32(projected), at_least_float32(normalized)).astype(hidden.dtype)
+        seen = at_least_float32(gates)
+        if self.layer_norm:
+            seen = standardize(seen) * params["recurrent_scale"][: -self.hidden_size]
+        reset = self.reset(at_least_float32(projected), seen).astype(hidden.dtype)
         candidate = (reset * hidden) @ kernel[:, -self.hidden_size :]
         recurrent = jnp.concatenate([gates, candidate], axis=-1)
         return self.apply_gate(params, state, projected, recurrent)
 
-    @property
-    def normalized_together(self) -> tuple[int, ...]:
-        return (len(self.gates) - 1, 1)  # the candidate alone: its product may come later
+    def normalize(self, blocks: jax.Array, scale: jax.Array) -> jax.Array:
+        """The gates together, the candidate alone, since its product may come later."""
+        gates, candidate = jnp.split(blocks, [blocks.shape[-1] - self.hidden_size], axis=-1)
+        return jnp.concatenate([standardize(gates), standardize(candidate)], axis=-1) * scale
 
     def reset(self, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
         """The first gate, from blocks whose first `hidden_size` features are its own."""

@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 
 from flaxrnn.cells.base import Initializer, Params, check_size
 from flaxrnn.cells.gated import GatedCell, standardize
+from flaxrnn.cells.initializers import lecun_normal
+from flaxrnn.checks import check_batch_shape, check_key
 
 
 class LSTMState(NamedTuple):
@@ -18,6 +20,12 @@ class LSTMState(NamedTuple):
     Attributes:
       hidden: `[*batch, hidden_size]` (with a projection `[*batch, projection_size]`), the last output.
       cell: `[*batch, hidden_size]`, the memory; in float32 even where the rest is bfloat16.
+
+    Example:
+      >>> from flaxrnn.cells import LSTM
+      >>> state = LSTM(4, projection_size=2).initial_state(batch_shape=(3,))
+      >>> state.hidden.shape, state.cell.shape
+      ((3, 2), (3, 4))
     """
 
     hidden: jax.Array
@@ -93,14 +101,14 @@ class LSTM(GatedCell):
     projection_clip: float | None = None
     _: dataclasses.KW_ONLY
     peephole_init: Initializer = dataclasses.field(default=jax.nn.initializers.zeros, repr=False)
-    projection_kernel_init: Initializer = dataclasses.field(default=jax.nn.initializers.lecun_normal(), repr=False)
+    projection_kernel_init: Initializer = dataclasses.field(default=lecun_normal, repr=False)
 
     drops_candidate = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection_size is not None:
-            check_size(self, "projection_size")
+            check_size(self, "projection_size", self.projection_size)
         elif self.projection_clip is not None:
             raise ValueError("LSTM: projection_clip needs a projection to clip: pass projection_size too")
         for name in ("cell_clip", "projection_clip"):
@@ -117,6 +125,7 @@ class LSTM(GatedCell):
         return self.hidden_size if self.projection_size is None else self.projection_size
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        check_key(key)
         base_key, peephole_key, projection_key = jax.random.split(key, 3)
         params = super().init(base_key, input_size, dtype)
         forget = self.gates.index("forget") * self.hidden_size
@@ -132,6 +141,7 @@ class LSTM(GatedCell):
         return params
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
+        check_batch_shape(batch_shape)
         hidden = jnp.zeros((*batch_shape, self.output_size), dtype)
         cell = jnp.zeros((*batch_shape, self.hidden_size), jnp.promote_types(dtype, jnp.float32))
         return LSTMState(hidden, cell)

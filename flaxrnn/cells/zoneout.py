@@ -1,13 +1,20 @@
 """Zoneout: at each step some features of the state keep their old value."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn.cells.base import Cell, Params, State, check_rate
+
+
+class ZoneoutInputs(NamedTuple):
+    """What a step takes in training: the input, and for each field of the state which features stay what they were."""
+
+    inputs: Any
+    stays: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -72,6 +79,9 @@ class Zoneout(Cell):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.initial_state(batch_shape, dtype)
 
+    def check_features(self, params: Params, input_size: int) -> None:
+        self.cell.check_features(params, input_size)
+
     def begin(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.begin(params, batch_shape, dtype)
 
@@ -83,10 +93,10 @@ class Zoneout(Cell):
             field: jax.random.bernoulli(field_key, rate, (len(inputs), *getattr(state, field).shape))
             for field_key, (field, rate) in zip(keys, self.rates.items(), strict=True)
         }
-        return params, (inner_inputs, stays)
+        return params, ZoneoutInputs(inner_inputs, stays)
 
     def project(self, params: Params, inputs: Any) -> tuple[Any, dict[str, jax.Array] | None]:
-        inputs, stays = inputs if isinstance(inputs, tuple) else (inputs, None)
+        inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)
         return self.cell.project(params, inputs), stays
 
     def recur(self, params: Params, state: State, projected: Any) -> tuple[State, jax.Array]:

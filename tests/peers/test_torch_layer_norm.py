@@ -15,7 +15,7 @@ B, T, I, H = 4, 5, 3, 6
 
 
 def norm(x):
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
 
 
 def lstm(p, inputs):

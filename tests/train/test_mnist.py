@@ -1,11 +1,14 @@
 """`python -m train.mnist`, as a user runs it."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -15,6 +18,7 @@ import flaxrnn
 from tests.own_cell import Leaky
 from train import mnist, pictures
 from train.errors import UserError
+from train.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -101,17 +105,19 @@ WRONG_OPTIONS = {
     "--cell=gru --peephole": "--peephole does not go with --cell=gru: it is an option of lstm",
     "--cell=elman --forget-bias=0": "--forget-bias does not go with --cell=elman: it is an option of lstm",
     "--cell=lstm --reset-after": "--reset-after does not go with --cell=lstm: it is an option of gru, mgu",
-    "--cell=mgu --no-coupled": "--coupled does not go with --cell=mgu: it is an option of lstm",
+    "--cell=mgu --no-coupled": "--no-coupled does not go with --cell=mgu: it is an option of lstm",
     "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu, leaky",
     "--steps=3 --epochs=2": "--epochs and --steps both say how long to train: pass one of them",
     "--dropout=1": "--dropout=1.0: pass a probability, from 0 up to but not 1",
     "--zoneout=-0.1": "--zoneout=-0.1: pass a probability, from 0 up to but not 1",
     "--residual": "--residual needs a layer to add to: pass --layers=2 or more",
-    "--steps=0": "--steps=0: pass a positive number",
-    "--hidden-size=-1": "--hidden-size=-1: pass a positive number",
-    "--learning-rate=nan": "--learning-rate=nan: pass a positive number",
+    "--steps=0": "--steps=0: pass a positive number below 2^31",
+    "--hidden-size=-1": "--hidden-size=-1: pass a positive number below 2^31",
+    "--learning-rate=nan": "--learning-rate=nan: pass a positive number below 2^31",
+    "--epochs=inf": "--epochs=inf: pass a positive number below 2^31",
+    "--cell=lstm --forget-bias=nan": "--forget-bias=nan: pass a finite number",
     "--shift=28": "--shift=28: pass a number of pixels from 0 to 27",
-    "--seed=-1": "--seed=-1: pass a number that is not negative",
+    "--seed=-1": "--seed=-1: pass a number from 0 to 4294967295",
 }
 
 
@@ -127,16 +133,90 @@ def test_wrong_options(arguments, capsys, monkeypatch, tmp_path):
 
 
 def test_a_workdir_that_holds_a_run_is_left_alone(data_dir, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("{}")
     with pytest.raises(UserError, match="holds a run already: pass another --workdir"):
         run(data_dir, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_workdir_that_cannot_be_written(data_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="is a file: pass another --workdir"):
         run(data_dir, tmp_path / "file")
+
+
+def test_a_batch_larger_than_the_training_set(data_dir, tmp_path):
+    with pytest.raises(UserError, match="--batch-size=100000: there are 55000 training images"):
+        run(data_dir, tmp_path / "run", batch_size=100_000)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data_dir, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+: pass a lower --learning-rate"):
+        run(data_dir, tmp_path, cell="leaky", learning_rate=1e30)
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    Workdir(tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run already"):
+        Workdir(tmp_path / "run")
+
+
+SWITCHES = {
+    "peephole": dict(cell="lstm", peephole=True),
+    "coupled": dict(cell="lstm", coupled=True),
+    "forget_bias": dict(cell="lstm", forget_bias=2.0),
+    "reset_after": dict(cell="gru", reset_after=False),
+    "bidirectional": dict(bidirectional=True),
+    "layers": dict(layers=2),
+    "residual": dict(layers=2, residual=True),
+    "layer_norm": dict(layer_norm=True),
+    "dropout": dict(dropout=0.5),
+    "recurrent_dropout": dict(recurrent_dropout=0.5),
+    "zoneout": dict(zoneout=0.5),
+    "seed": dict(seed=1),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_no_option_does_nothing(name):
+    """With it the network answers differently than without it."""
+
+    def logits(**options):
+        config = mnist.Config(hidden_size=8, **options)
+        classifier = config.make_classifier()
+        params = classifier.init(jax.random.key(config.seed), 28)
+        params = jax.tree.map(lambda p: p + 0.1, params)  # so that peepholes and biases count
+        return classifier.apply(params, jax.random.normal(jax.random.key(1), (4, 28, 28)), jax.random.key(2))
+
+    options = SWITCHES[name]
+    without = {key: value for key, value in options.items() if key != name}
+    assert np.any(logits(**options) != logits(**without))
+
+
+def test_any_cell_can_be_trained(monkeypatch, data_dir, tmp_path):
+    """Not only one with gates."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Sum(flaxrnn.cells.Cell):
+        hidden_size: int
+
+        @property
+        def output_size(self):
+            return self.hidden_size
+
+        def init(self, key, input_size, dtype=jnp.float32):
+            return {"kernel": jax.nn.initializers.lecun_normal()(key, (input_size, self.hidden_size), dtype)}
+
+        def initial_state(self, batch_shape=(), dtype=jnp.float32):
+            return (jnp.zeros((*batch_shape, self.hidden_size), dtype),)
+
+        def recur(self, params, state, projected):
+            total = state[0] + jnp.tanh(projected @ params["kernel"])
+            return (total,), total
+
+    monkeypatch.setitem(flaxrnn.cells.CELLS, "sum", Sum)
+    assert run(data_dir, tmp_path, cell="sum")["test_loss"] < 2.2
 
 
 def test_help_explains_every_option():

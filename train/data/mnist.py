@@ -154,6 +154,8 @@ def _read(data_dir: pathlib.Path) -> MNIST:
         train, test = (_read_split(builder, name) for name in ("train", "test"))
     except (_NotPreparedError, ImportError, MemoryError):
         raise
+    except PermissionError as error:
+        raise UserError(f"the MNIST in {data_dir} cannot be read ({error}): pass another --data-dir") from error
     except Exception as error:  # whatever a damaged file makes its readers do
         raise _NotPreparedError(f"cannot be read ({type(error).__name__}: {error})") from error
     for name, split in ("train", train), ("t10k", test):
