@@ -177,7 +177,9 @@ def _vary_like(others: Any, tree: Any) -> Any:
 
 def _manual_axes(array: jax.Array) -> frozenset[str]:
     """The mesh axes of `shard_map` along which an array varies."""
-    return frozenset(getattr(jax.typeof(array), "vma", ()))
+    kind = jax.typeof(array)
+    manual = getattr(kind, "mat", None)  # JAX 0.10's name; before, the type itself has `vma`
+    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
 
 
 def _valid_steps(time: int, lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:

@@ -36,10 +36,12 @@ def test_a_sequence_split_in_two_and_carried_over_equals_the_whole(name, seed, a
         resets[:, at : at + 1] = False  # from the end, this reset would fall between the two calls
     run = functools.partial(flaxrnn.scan, cell, params, reverse=reverse)
     expected = run(inputs, initial_state=initial, resets=resets)
-    state, outputs = initial, {}
-    for part in [slice(at, None), slice(None, at)] if reverse else [slice(None, at), slice(at, None)]:
-        state, outputs[part.start or 0] = run(inputs[:, part], initial_state=state, resets=resets[:, part])
-    assert_close((state, jnp.concatenate([outputs[key] for key in sorted(outputs)], axis=1)), expected, rtol=1e-6)
+    beginning, end = slice(None, at), slice(at, None)
+    first, second = (end, beginning) if reverse else (beginning, end)
+    middle, first_outputs = run(inputs[:, first], initial_state=initial, resets=resets[:, first])
+    final, second_outputs = run(inputs[:, second], initial_state=middle, resets=resets[:, second])
+    parts = [second_outputs, first_outputs] if reverse else [first_outputs, second_outputs]
+    assert_close((final, jnp.concatenate(parts, axis=1)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("filler", [np.nan, np.inf, 1e30])

@@ -197,6 +197,10 @@ def test_layer_normalisation_does_not_see_how_large_the_kernels_are(name):
     """Ba et al., section 5.1: the rescaling of a weight matrix changes nothing."""
     cell = dataclasses.replace(CELLS[name], layer_norm=True)
     params, inputs = random_params(cell, I), normal(0, 4, 6, I)
+    params |= {
+        "kernel": 100 * params["kernel"],
+        "recurrent_kernel": 100 * params["recurrent_kernel"],
+    }  # epsilon is nothing
     larger = params | {"kernel": 10 * params["kernel"], "recurrent_kernel": 100 * params["recurrent_kernel"]}
     state = random_state(cell, (4,))  # not zero: what is zero has no size to be normalised
     expected = flaxrnn.scan(cell, params, inputs, initial_state=state)

@@ -35,7 +35,11 @@ def run_lstm(inputs, kernel, recurrent_kernel, bias, peephole, lengths, **attrib
         [node],
         "lstm",
         [helper.make_tensor_value_info(name, kinds[name], value.shape) for name, value in values.items()],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("Y", "Y_h", "Y_c")],
+        [
+            helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, (T, 1, B, H)),
+            helper.make_tensor_value_info("Y_h", onnx.TensorProto.FLOAT, (1, B, H)),
+            helper.make_tensor_value_info("Y_c", onnx.TensorProto.FLOAT, (1, B, H)),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -151,9 +152,17 @@ def test_a_batch_larger_than_the_training_set(data_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(data_dir, tmp_path):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+: pass a lower --learning-rate"):
-        run(data_dir, tmp_path, cell="leaky", learning_rate=1e30)
+@dataclasses.dataclass(frozen=True)
+class SquareRoot(flaxrnn.cells.Elman):
+    """A network whose loss is not a number from the start."""
+
+    activation: Callable[[jax.Array], jax.Array] = jnp.sqrt
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, data_dir, tmp_path):
+    monkeypatch.setitem(flaxrnn.cells.CELLS, "root", SquareRoot)
+    with pytest.raises(UserError, match=r"the loss is nan at step 20: pass a lower --learning-rate"):
+        run(data_dir, tmp_path, cell="root")
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
