@@ -53,8 +53,8 @@ def main() -> None:
 
     def seconds(batches: Iterator[mnist.Batch], state: Any) -> tuple[float, Any]:
         start = time.perf_counter()
-        for batch in itertools.islice(batches, config.steps):
-            *state, _ = step(*state, batch, key)
+        for number, batch in enumerate(itertools.islice(batches, config.steps)):
+            *state, _ = step(*state, batch, key, number)
         jax.block_until_ready(state)
         return time.perf_counter() - start, state
 

@@ -70,7 +70,7 @@ def train(
     step = make_step(classifier, optimizer)
     start, window = time.perf_counter(), []
     for number, batch in zip(range(1, steps + 1), batches, strict=False):
-        params, optimizer_state, metrics = step(params, optimizer_state, batch, jax.random.fold_in(key, number))
+        params, optimizer_state, metrics = step(params, optimizer_state, batch, key, number)
         window.append(metrics)
         if number % log_every == 0 or number == steps:
             loss, accuracy = np.mean(jax.device_get(window), axis=0)
@@ -87,14 +87,15 @@ def train(
 
 
 def make_step(classifier: Classifier, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One step of training, compiled: `(params, optimizer_state, batch, key) -> (params, optimizer_state, metrics)`."""
+    """One step of training, compiled: `(params, optimizer_state, batch, key, number) -> (params, optimizer_state, metrics)`."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(
-        params: Any, optimizer_state: Any, batch: Batch, key: jax.Array
+        params: Any, optimizer_state: Any, batch: Batch, key: jax.Array, number: int
     ) -> tuple[Any, Any, tuple[jax.Array, jax.Array]]:
         value_and_grad = jax.value_and_grad(classifier.loss, has_aux=True)
-        (loss, accuracy), gradient = value_and_grad(params, batch.images, batch.labels, key)
+        step_key = jax.random.fold_in(key, number)
+        (loss, accuracy), gradient = value_and_grad(params, batch.images, batch.labels, step_key)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state, (loss, accuracy)
 
