@@ -87,7 +87,10 @@ def train(
 
 
 def make_step(classifier: Classifier, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One step of training, compiled: `(params, optimizer_state, batch, key, number) -> (params, optimizer_state, metrics)`."""
+    """One step of training, compiled, from `(params, optimizer_state, batch, key, number)`.
+
+    It gives `(params, optimizer_state, metrics)`; the first two are donated.
+    """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(
