@@ -18,7 +18,7 @@ def as_layer(cell_or_layer: Any, reverse: bool = False, include_initial: bool = 
         return RNN(cell_or_layer, reverse, include_initial)
     if not isinstance(cell_or_layer, Layer):
         raise TypeError(
-            f"the module was given {describe(cell_or_layer)}: pass a flaxrnn cell, such as flaxrnn.cells.LSTM(128), "
+            f"the module's cell is {describe(cell_or_layer)}: pass a flaxrnn cell, such as flaxrnn.cells.LSTM(128), "
             "or a flaxrnn layer"
         )
     if reverse or include_initial:

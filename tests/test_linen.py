@@ -258,7 +258,7 @@ WRONG = {
     "not a cell": (
         lambda: flaxrnn.linen.RNN(nn.LSTMCell(5)).init(KEY, INPUTS),
         TypeError,
-        r"was given of type LSTMCell: pass a flaxrnn cell",
+        r"the module's cell is of type LSTMCell: pass a flaxrnn cell",
     ),
     "features": (
         lambda: flaxrnn.linen.RNN(GRU(5)).apply(init(), jnp.ones((B, T, 7))),

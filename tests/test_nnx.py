@@ -158,7 +158,7 @@ def test_options_of_the_layer(reverse):
 
 
 def test_wrong_use():
-    with pytest.raises(TypeError, match=r"was given the class LSTMCell: pass a flaxrnn cell"):
+    with pytest.raises(TypeError, match=r"the module's cell is the class LSTMCell: pass a flaxrnn cell"):
         flaxrnn.nnx.RNN(nnx.LSTMCell, I, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"inputs has 7 features, but the parameters were made for 4"):
         flaxrnn.nnx.RNN(LSTM(5), I, rngs=nnx.Rngs(0))(jnp.ones((B, T, 7)))

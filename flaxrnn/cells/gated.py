@@ -46,10 +46,11 @@ class GatedCell(Cell):
       recurrent_kernel_init: draws the `[H, H]` block of `recurrent_kernel` of each gate, one by one;
         orthogonal by default.
       bias_init: draws `bias`; zeros by default.
+      initial_state_init: draws each field of a learned initial state; normal, with standard deviation 0.1, by default.
       layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalised along their features, and scaled
         by `params["input_scale"]` and `params["recurrent_scale"]`, `[G * H]` (Ba et al. 2016).
       learn_initial_state: the state before the first step, and after a reset, is learned: `params["initial_hidden"]`,
-        and the like for each other field of the state, which begin as `initial_state_init` draws them.
+        and the like for each other field of the state.
       input_dropout: how many of the inputs' features are dropped, the same ones at all steps (Gal & Ghahramani 2016).
       hidden_dropout: how many features of the hidden state the matrix product does not see, the same ones at all
         steps (Gal & Ghahramani 2016). What the gates carry over of the hidden state is not dropped.
