@@ -121,13 +121,6 @@ def check_dtype(dtype: Any) -> None:
         raise TypeError(f"dtype is {dtype}: pass one of floating-point numbers, such as jnp.float32")
 
 
-def check_apply_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises an error if a layer was given an option that layers do not have."""
-    for name in options:
-        if name not in known:
-            raise TypeError(f"a layer has no option {name!r}: it takes initial_state, key, {', '.join(sorted(known))}")
-
-
 def check_leaves(params: Any) -> None:
     """Raises an error unless all leaves of `params` are arrays, or numbers."""
     for path, leaf in _leaves_by_path(params).items():
@@ -137,7 +130,7 @@ def check_leaves(params: Any) -> None:
 
 def check_params(cell: Any, params: Any, input_size: int) -> None:
     """Raises an error unless `params` has the entries and the shapes that `cell.init` makes for this input size."""
-    expected = _param_shapes(cell, input_size)
+    expected = {path: leaf.shape for path, leaf in _leaves_by_path(init_shapes(cell, input_size)).items()}
     leaves = _leaves_by_path(params)
     given = {path: jnp.shape(leaf) for path, leaf in leaves.items()}
     for path in sorted(expected.keys() - given.keys()):
@@ -176,9 +169,9 @@ def check_entries(params: Any, names: Sequence[str], kind: str) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _param_shapes(cell: Any, input_size: int) -> dict[str, tuple[int, ...]]:
-    params = jax.eval_shape(functools.partial(cell.init, input_size=input_size), jax.random.key(0))
-    return {path: leaf.shape for path, leaf in _leaves_by_path(params).items()}
+def init_shapes(cell_or_layer: Any, input_size: int) -> dict[str, Any]:
+    """What the `init` of a cell or a layer makes, as shapes."""
+    return jax.eval_shape(functools.partial(cell_or_layer.init, input_size=input_size), jax.random.key(0))
 
 
 def _leaves_by_path(tree: Any) -> dict[str, Any]:

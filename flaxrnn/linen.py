@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 
 from flaxrnn import layers
 from flaxrnn.cells.base import Cell
-from flaxrnn.checks import check_inputs
+from flaxrnn.checks import check_inputs, init_shapes
 from flaxrnn.layers import Layer, ScanOptions
-from flaxrnn.module import as_layer, cast, check_partitioning, part_names
+from flaxrnn.module import as_layer, cast, check_partitioning
 
 
 class Recurrent(nn.Module, kw_only=True):
@@ -80,7 +80,7 @@ class Recurrent(nn.Module, kw_only=True):
 
     def _params(self, layer: Layer, input_size: int) -> dict[str, Any]:
         """The layer's parameters, drawn if the module is being initialised; the layer itself checks their shapes."""
-        names = part_names(layer, input_size)
+        names = tuple(init_shapes(layer, input_size))
         if all(self.has_variable("params", name) for name in names):
             return {name: nn.meta.unbox(self.get_variable("params", name)) for name in names}
         drawn = self._box(layer.init(self.make_rng("params"), input_size, self.param_dtype))

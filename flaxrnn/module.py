@@ -1,6 +1,5 @@
 """What the linen and the nnx modules share."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,12 +25,6 @@ def as_layer(cell_or_layer: Any, reverse: bool = False, include_initial: bool = 
             f"reverse and include_initial go with a cell, not with {cell_or_layer}: make the layer so itself"
         )
     return cell_or_layer
-
-
-@functools.lru_cache(maxsize=256)
-def part_names(layer: Layer, input_size: int) -> tuple[str, ...]:
-    """The names of the entries of a layer's parameters."""
-    return tuple(jax.eval_shape(functools.partial(layer.init, input_size=input_size), jax.random.key(0)))
 
 
 def cast(dtype: DTypeLike | None, inputs: jax.Array, params: Any) -> tuple[jax.Array, Any]:

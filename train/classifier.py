@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import flaxrnn
-from flaxrnn.layers import drop
+from flaxrnn.layers import drop, split_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Classifier:
 
     def apply(self, params: dict[str, Any], inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The logits `[batch, classes]` of `inputs` `[batch, time, features]`; dropout is on where there is a key."""
-        layers_key, dense_key = (None, None) if key is None else jax.random.split(key)
+        layers_key, dense_key = split_key(key)
         _, outputs = self.layers.apply(params["layers"], inputs, key=layers_key)
         features = drop(dense_key, final_outputs(self.layers.layers[-1], outputs), self.layers.dropout)
         return features @ params["dense"]["kernel"] + params["dense"]["bias"]

@@ -96,14 +96,12 @@ class Config:
         """
         if self.cell not in flaxrnn.cells.CELLS:
             raise UserError(f"--cell={self.cell}: there is no such cell: pass one of {', '.join(flaxrnn.cells.CELLS)}")
-        options = {
-            name: getattr(self, name) for name, default in CELL_OPTIONS.items() if getattr(self, name) != default
-        }
+        options = {name: getattr(self, name) for name, usual in CELL_OPTIONS.items() if getattr(self, name) != usual}
         for name in options:
             owners = [cell for cell in flaxrnn.cells.CELLS if name in option_names(cell)]
             if self.cell not in owners:
-                flag = ("no-" if options[name] is False else "") + name.replace("_", "-")
-                raise UserError(f"--{flag} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")
+                given = flag(f"no_{name}" if options[name] is False else name)
+                raise UserError(f"{given} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")
         try:
             cell = flaxrnn.cells.make(self.cell, hidden_size=self.hidden_size, **options)
         except ValueError as error:
@@ -136,21 +134,26 @@ class Config:
         for name in ("hidden_size", "layers", "batch_size", "learning_rate", "epochs", "steps"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 2**31:
-                raise UserError(f"--{name.replace('_', '-')}={value}: pass a positive number below 2^31")
+                raise UserError(f"{flag(name)}={value}: pass a positive number below 2^31")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both say how long to train: pass one of them")
         if self.forget_bias is not None and not math.isfinite(self.forget_bias):
             raise UserError(f"--forget-bias={self.forget_bias}: pass a finite number")
         for name in ("dropout", "recurrent_dropout", "zoneout"):
-            if not 0 <= getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise UserError(f"--{name.replace('_', '-')}={value}: pass a probability, from 0 up to but not 1")
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"{flag(name)}={value}: pass a probability, from 0 up to but not 1")
         if self.residual and self.layers == 1:
             raise UserError("--residual needs a layer to add to: pass --layers=2 or more")
         if not 0 <= self.shift < ROW:
             raise UserError(f"--shift={self.shift}: pass a number of pixels from 0 to {ROW - 1}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed={self.seed}: pass a number from 0 to {2**32 - 1}")
+
+
+def flag(name: str) -> str:
+    """The option of the command line that sets the field `name`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def option_names(cell: str) -> set[str]:

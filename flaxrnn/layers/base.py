@@ -137,6 +137,14 @@ class Layer(abc.ABC):
         """Raises an error if the layer cannot be given a sequence chunk by chunk."""
 
 
+def check_scan_options(options: ScanOptions) -> None:
+    """Raises an error if a layer was given an option that layers do not have."""
+    for name in options:
+        if name not in ScanOptions.__annotations__:
+            known = ", ".join(sorted(ScanOptions.__annotations__))
+            raise TypeError(f"a layer has no option {name!r}: it takes initial_state, key, {known}")
+
+
 def split_key(key: jax.Array | None, number: int | None = None) -> tuple[jax.Array | None, jax.Array | None]:
     """Two keys out of one, or, of many that are numbered, out of this one; no keys out of None."""
     if key is None:

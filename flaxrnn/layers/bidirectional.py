@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from flaxrnn import checks
 from flaxrnn.cells.base import Cell, check_cell
-from flaxrnn.layers.base import Layer, ScanOptions, split_key
+from flaxrnn.layers.base import Layer, ScanOptions, check_scan_options, split_key
 from flaxrnn.scan import scan
 
 MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -105,7 +105,7 @@ class Bidirectional(Layer):
         key: jax.Array | None = None,
         **options: Unpack[ScanOptions],
     ) -> tuple[tuple[Any, Any], Any]:
-        checks.check_apply_options(options, tuple(ScanOptions.__annotations__))
+        check_scan_options(options)
         checks.check_states(initial_state, 2)
         checks.check_entries(params, ("forward", "backward"), "Bidirectional")
         states = initial_state or (None, None)

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxrnn import checks
 from flaxrnn.cells.base import Cell, check_cell, check_options
 from flaxrnn.last import last_valid_step
-from flaxrnn.layers.base import Layer, ScanOptions
+from flaxrnn.layers.base import Layer, ScanOptions, check_scan_options
 from flaxrnn.scan import scan
 
 
@@ -77,7 +76,7 @@ class RNN(Layer):
         key: jax.Array | None = None,
         **options: Unpack[ScanOptions],
     ) -> tuple[Any, jax.Array]:
-        checks.check_apply_options(options, tuple(ScanOptions.__annotations__))
+        check_scan_options(options)
         state, outputs = scan(
             self.cell, params, inputs, initial_state=initial_state, reverse=self.reverse, key=key, **options
         )
