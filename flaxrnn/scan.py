@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from flaxrnn import checks, run_time_checks
 from flaxrnn.cells.base import Cell, State, check_cell
-from flaxrnn.strategies import STRATEGIES, choose
+from flaxrnn.manual_axes import vary_like
+from flaxrnn.strategies import STRATEGIES, check_strategy
+from flaxrnn.strategies.auto import choose
 
 
 def scan(
@@ -50,8 +52,9 @@ def scan(
         the order of the inputs.
       time_major: whether `inputs`, `mask`, `resets` and the outputs have time as their first axis:
         `[time, *batch, features]`.
-      strategy: how the steps are run, a name in `flaxrnn.STRATEGIES`; "auto" picks by itself. It changes the speed,
-        not the result.
+      strategy: how the steps are run, a name in `flaxrnn.STRATEGIES`: "plain", "fused" (faster, above all in the
+        backward pass) or "checkpointed" (least memory); "auto" picks by itself, and `flaxrnn.explain` says what and
+        why. It changes the speed, not the result. Forward-mode derivatives (`jax.jvp`, `jax.jacfwd`) need "plain".
       unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.
       key: where dropout and zoneout come from, in training; None turns them off, for evaluation. A cell without
         either does the same with a key as without.
@@ -101,9 +104,11 @@ def scan(
     checks.check_marks("mask", mask, inputs.shape[:-1])
     checks.check_marks("resets", resets, inputs.shape[:-1])
     checks.check_unroll(unroll)
+    check_strategy(strategy)
     checks.check_leaves(params)
     if key is not None:
         checks.check_key(key)
+    choice = choose(strategy, cell, time=inputs.shape[time_axis], batch_shape=step_shape[:-1])
     return _scan(
         cell,
         params,
@@ -115,7 +120,7 @@ def scan(
         key,
         time_axis=time_axis,
         reverse=bool(reverse),
-        strategy=choose(strategy),
+        strategy=choice.strategy,
         unroll=unroll,
         check_at_run_time=check_at_run_time,
     )
@@ -147,7 +152,7 @@ def _scan(
     layout = "[time, *batch, features]" if time_axis == 0 and inputs.ndim > 2 else "[*batch, time, features]"
     checks.check_state("initial_state", state, fresh, f"; inputs is taken as {layout}")
     checks.check_state_dtypes(state, fresh)
-    fresh, state = _vary_like((params, inputs), (fresh, state))
+    fresh, state = vary_like((params, inputs), (fresh, state))
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
 
     if check_at_run_time and lengths is not None:
@@ -160,26 +165,7 @@ def _scan(
     if key is not None:
         params, inputs = cell.perturb(key, params, inputs)
     run = STRATEGIES[strategy]
-    state, outputs = run(cell, params, state, fresh, inputs, mask, resets, reverse=reverse, unroll=unroll)
-    return state, jnp.moveaxis(outputs, 0, time_axis)
-
-
-def _vary_like(others: Any, tree: Any) -> Any:
-    """`tree` with the manual axes of `others`, which under `shard_map` a loop's carry must have from the start."""
-    axes = frozenset().union(*(_manual_axes(leaf) for leaf in jax.tree.leaves(others)))
-
-    def vary(leaf: jax.Array) -> jax.Array:
-        missing = tuple(sorted(axes - _manual_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(vary, tree)
-
-
-def _manual_axes(array: jax.Array) -> frozenset[str]:
-    """The mesh axes of `shard_map` along which an array varies."""
-    kind = jax.typeof(array)
-    manual = getattr(kind, "mat", None)  # JAX 0.10's name; before, the type itself has `vma`
-    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
+    return run(cell, params, state, fresh, inputs, mask, resets, time_axis=time_axis, reverse=reverse, unroll=unroll)
 
 
 def _valid_steps(time: int, lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from flaxrnn.checks import check_array, check_state, describe
 Params = dict[str, jax.Array]
 State = Any
 """A NamedTuple of arrays, one a field, each `[*batch, size]`."""
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+"""`(values, kernel) -> values @ kernel`, where the kernel is made of parameters alone."""
 Initializer = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
@@ -130,6 +133,19 @@ class Cell(abc.ABC):
         """
         del params
         return inputs
+
+    @property
+    def block_size(self) -> int | None:
+        """How many features of what `project` gives belong together; None if it is not known."""
+        return None
+
+    @property
+    def passes_products(self) -> bool:
+        """Whether `recur` takes a `product` and makes all its matrix products by it, as the fused strategy needs.
+
+        It is so where the signature of `recur` says so.
+        """
+        return "product" in inspect.signature(self.recur).parameters
 
     @abc.abstractmethod
     def recur(self, params: Params, state: State, projected: Any) -> tuple[State, jax.Array]:

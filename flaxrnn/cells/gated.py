@@ -13,6 +13,7 @@ from flaxrnn.cells.base import (
     HiddenState,
     Initializer,
     Params,
+    Product,
     State,
     at_least_float32,
     check_options,
@@ -120,6 +121,10 @@ class GatedCell(Cell):
         """The names of the gates, in the order of their columns."""
 
     @property
+    def block_size(self) -> int:
+        return self.hidden_size
+
+    @property
     def output_size(self) -> int:
         return self.hidden_size
 
@@ -197,15 +202,17 @@ class GatedCell(Cell):
                 f"pass [..., time, {made_for}], or make parameters with init(key, {input_size})"
             )
 
-    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+    def project(self, params: Params, inputs: jax.Array, product: Product = jnp.matmul) -> jax.Array:
         self.check_features(params, inputs.shape[-1])
-        projected = masked(params, "input_mask", inputs) @ params["kernel"]
+        projected = product(masked(params, "input_mask", inputs), params["kernel"])
         if self.layer_norm:
             projected = self.normalize(at_least_float32(projected), params["input_scale"])
         return projected + params["bias"]
 
-    def recur(self, params: Params, state: State, projected: jax.Array) -> tuple[State, jax.Array]:
-        recurrent = masked(params, "hidden_mask", state.hidden) @ params["recurrent_kernel"]
+    def recur(
+        self, params: Params, state: State, projected: jax.Array, product: Product = jnp.matmul
+    ) -> tuple[State, jax.Array]:
+        recurrent = product(masked(params, "hidden_mask", state.hidden), params["recurrent_kernel"])
         return self.apply_gate(params, state, projected, recurrent)
 
     def apply_gate(

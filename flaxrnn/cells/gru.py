@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import HiddenState, Params, at_least_float32
+from flaxrnn.cells.base import HiddenState, Params, Product, at_least_float32
 from flaxrnn.cells.gated import GatedCell, masked, standardize
 from flaxrnn.checks import check_key
 
@@ -32,16 +32,19 @@ class ResetCell(GatedCell):
             params["recurrent_bias"] = self.bias_init(bias_key, (self.hidden_size,)).astype(dtype)
         return params
 
-    def recur(self, params: Params, state: HiddenState, projected: jax.Array) -> tuple[HiddenState, jax.Array]:
+    def recur(
+        self, params: Params, state: HiddenState, projected: jax.Array, product: Product = jnp.matmul
+    ) -> tuple[HiddenState, jax.Array]:
         if self.reset_after:
-            return super().recur(params, state, projected)
+            return super().recur(params, state, projected, product)
         kernel, hidden = params["recurrent_kernel"], masked(params, "hidden_mask", state.hidden)
-        gates = hidden @ kernel[:, : -self.hidden_size]
+        gates = product(hidden, kernel[:, : -self.hidden_size])
         seen = at_least_float32(gates)
         if self.layer_norm:
             seen = standardize(seen) * params["recurrent_scale"][: -self.hidden_size]
-        reset = self.reset(at_least_float32(projected), seen).astype(hidden.dtype)
-        candidate = (reset * hidden) @ kernel[:, -self.hidden_size :]
+        first = slice(None, self.hidden_size)
+        reset = sigmoid(at_least_float32(projected)[..., first] + seen[..., first]).astype(hidden.dtype)
+        candidate = product(reset * hidden, kernel[:, -self.hidden_size :])
         recurrent = jnp.concatenate([gates, candidate], axis=-1)
         return self.apply_gate(params, state, projected, recurrent)
 
@@ -49,10 +52,6 @@ class ResetCell(GatedCell):
         """The gates together, the candidate alone, since its product may come later."""
         gates, candidate = jnp.split(blocks, [blocks.shape[-1] - self.hidden_size], axis=-1)
         return jnp.concatenate([standardize(gates), standardize(candidate)], axis=-1) * scale
-
-    def reset(self, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
-        """The first gate, from blocks whose first `hidden_size` features are its own."""
-        return sigmoid(projected[..., : self.hidden_size] + recurrent[..., : self.hidden_size])
 
     def candidate(self, params: Params, reset: jax.Array, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
         """The candidate, from its own blocks `[*batch, hidden_size]`."""
@@ -107,9 +106,9 @@ class GRU(ResetCell):
     def gate(
         self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
     ) -> tuple[HiddenState, jax.Array]:
-        _, projected_z, projected_n = self.split(projected)
-        _, recurrent_z, recurrent_n = self.split(recurrent)
-        r = self.reset(projected, recurrent)
+        projected_r, projected_z, projected_n = self.split(projected)
+        recurrent_r, recurrent_z, recurrent_n = self.split(recurrent)
+        r = sigmoid(projected_r + recurrent_r)
         z = sigmoid(projected_z + recurrent_z)
         n = self.candidate(params, r, projected_n, recurrent_n)
         hidden = z * state.hidden + (1 - z) * n
@@ -157,9 +156,9 @@ class MGU(ResetCell):
     def gate(
         self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
     ) -> tuple[HiddenState, jax.Array]:
-        _, projected_n = self.split(projected)
-        _, recurrent_n = self.split(recurrent)
-        f = self.reset(projected, recurrent)
+        projected_f, projected_n = self.split(projected)
+        recurrent_f, recurrent_n = self.split(recurrent)
+        f = sigmoid(projected_f + recurrent_f)
         n = self.candidate(params, f, projected_n, recurrent_n)
         hidden = (1 - f) * state.hidden + f * n
         return HiddenState(hidden), hidden

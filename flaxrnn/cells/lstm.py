@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import Initializer, Params, check_size
+from flaxrnn.cells.base import Initializer, Params, Product, check_size
 from flaxrnn.cells.gated import GatedCell, standardize
 from flaxrnn.cells.initializers import lecun_normal
 from flaxrnn.checks import check_batch_shape, check_key
@@ -146,10 +146,13 @@ class LSTM(GatedCell):
         cell = jnp.zeros((*batch_shape, self.hidden_size), jnp.promote_types(dtype, jnp.float32))
         return LSTMState(hidden, cell)
 
-    def recur(self, params: Params, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, jax.Array]:
-        new_state, output = super().recur(params, state, projected)
+    def recur(
+        self, params: Params, state: LSTMState, projected: jax.Array, product: Product = jnp.matmul
+    ) -> tuple[LSTMState, jax.Array]:
+        new_state, output = super().recur(params, state, projected, product)
         if self.projection_size is not None:
-            output = clip(output @ params["projection_kernel"], self.projection_clip).astype(state.hidden.dtype)
+            output = product(output, params["projection_kernel"])
+            output = clip(output, self.projection_clip).astype(state.hidden.dtype)
         return LSTMState(output, new_state.cell), output
 
     def gate(

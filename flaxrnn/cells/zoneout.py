@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import Cell, Params, State, check_rate
+from flaxrnn.cells.base import Cell, Params, Product, State, check_rate
 
 
 class ZoneoutInputs(NamedTuple):
@@ -66,6 +66,14 @@ class Zoneout(Cell):
         return {field: rate for field, rate in rates.items() if rate}
 
     @property
+    def passes_products(self) -> bool:
+        return self.cell.passes_products
+
+    @property
+    def block_size(self) -> int | None:
+        return self.cell.block_size
+
+    @property
     def output_size(self) -> int:
         return self.cell.output_size
 
@@ -95,13 +103,19 @@ class Zoneout(Cell):
         }
         return params, ZoneoutInputs(inner_inputs, stays)
 
-    def project(self, params: Params, inputs: Any) -> tuple[Any, dict[str, jax.Array] | None]:
+    def project(
+        self, params: Params, inputs: Any, product: Product = jnp.matmul
+    ) -> tuple[Any, dict[str, jax.Array] | None]:
         inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)
-        return self.cell.project(params, inputs), stays
+        options = {"product": product} if self.cell.passes_products else {}
+        return self.cell.project(params, inputs, **options), stays
 
-    def recur(self, params: Params, state: State, projected: Any) -> tuple[State, jax.Array]:
+    def recur(
+        self, params: Params, state: State, projected: Any, product: Product = jnp.matmul
+    ) -> tuple[State, jax.Array]:
         inner_projected, stays = projected
-        new_state, output = self.cell.recur(params, state, inner_projected)
+        options = {"product": product} if self.cell.passes_products else {}
+        new_state, output = self.cell.recur(params, state, inner_projected, **options)
         for field, rate in self.rates.items():
             old, new = getattr(state, field), getattr(new_state, field)
             mixed = rate * old + (1 - rate) * new if stays is None else jnp.where(stays[field], old, new)

@@ -17,6 +17,7 @@ def plain(
     mask: jax.Array | None,
     resets: jax.Array | None,
     *,
+    time_axis: int,
     reverse: bool,
     unroll: int,
 ) -> tuple[State, jax.Array]:
@@ -30,11 +31,13 @@ def plain(
       inputs: `[time, *batch, features]`; finite wherever the mask is False.
       mask: `[time, *batch]`, False where the state is held and the output is zero; None for no such step.
       resets: `[time, *batch]`, True where the state becomes `fresh` before the step; None for no such step.
+      time_axis: which axis of the outputs is time.
       reverse: whether to begin at the end.
       unroll: how many steps XLA puts into one turn of the loop.
 
     Returns:
-      `(state, outputs)`: the state after the last step, and `[time, *batch, output_size]`.
+      `(state, outputs)`: the state after the last step, and the outputs, `[*batch, output_size]` with time put in as
+      axis `time_axis`.
     """
 
     def step(state: State, now: tuple) -> tuple[State, jax.Array]:
@@ -45,7 +48,8 @@ def plain(
             return after, output
         return select(valid, (after, output), (state, jnp.zeros_like(output)))
 
-    return jax.lax.scan(step, state, (inputs, mask, resets), reverse=reverse, unroll=unroll)
+    state, outputs = jax.lax.scan(step, state, (inputs, mask, resets), reverse=reverse, unroll=unroll)
+    return state, jnp.moveaxis(outputs, 0, time_axis)
 
 
 def select(condition: jax.Array, yes: Any, no: Any) -> Any:
