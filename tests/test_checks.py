@@ -122,7 +122,11 @@ WRONG_CALLS = {
     "integer resets": (lambda: scan(resets=np.ones((2, 5), int)), TypeError, r"resets has the dtype int64"),
     "unroll": (lambda: scan(unroll=0), ValueError, r"unroll is 0: pass a positive integer"),
     "float unroll": (lambda: scan(unroll=1.5), TypeError, r"unroll is of type float: pass a positive integer"),
-    "strategy": (lambda: scan(strategy="fast"), ValueError, r"no strategy 'fast': pass 'auto' or one of plain"),
+    "strategy": (
+        lambda: scan(strategy="fast"),
+        ValueError,
+        r"no strategy 'fast': pass 'auto' or one of checkpointed, fused, plain",
+    ),
     "state of another cell": (
         lambda: scan(initial_state=GRU(4).initial_state((2,))),
         TypeError,

@@ -1,0 +1,157 @@
+"""How fast flaxrnn is beside other libraries: `python -m benchmarks.peers`, or in two minutes with `--quick`.
+
+Each library has a process of its own, so that the threads of one do not disturb another; only one of them computes at a
+time. All get the same arrays, the same machine settings and the same allocator, and take turns: A B C A B C ... The
+figures are medians.
+"""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from importlib import metadata
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import rich
+import tyro
+from rich.progress import track
+
+from benchmarks import libraries, peers_report
+from benchmarks.libraries import Case
+
+SHAPES = {
+    "rows": (128, 28, 28, 128),
+    "pixels": (128, 784, 1, 128),
+    "text": (32, 256, 64, 256),
+    "wide": (64, 128, 512, 512),
+    "one": (1, 256, 64, 256),
+}
+STEPS = {"step, batch 1": (1, 1, 64, 256), "step, batch 64": (64, 1, 64, 256)}
+
+
+@dataclasses.dataclass
+class Options:
+    """What to compare.
+
+    Attributes:
+      quick: two shapes and the steps, five turns, the LSTM alone: two minutes.
+      turns: how many times each library computes; the figure is the median.
+      cells: the cells to compare.
+      shapes: the shapes to compare, by name.
+      out: where peers.json, peers.md and peers.png go.
+    """
+
+    quick: bool = False
+    turns: int = 15
+    cells: tuple[str, ...] = ("lstm", "gru", "elman")
+    shapes: tuple[str, ...] = (*SHAPES, *STEPS)
+    out: Path = Path("runs/benchmarks")
+
+
+def main(options: Options) -> None:
+    """Times everything, prints the table, and writes it."""
+    unknown = [name for name in options.shapes if name not in SHAPES | STEPS]
+    if unknown:
+        raise SystemExit(f"there is no shape {unknown[0]!r}: pass some of {', '.join(SHAPES | STEPS)}")
+    if options.quick:
+        options = dataclasses.replace(options, turns=5, cells=("lstm",), shapes=("rows", "one", *STEPS))
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = list(libraries.BUILDERS)
+    workers = {name: Worker(name) for name in names}
+    cases = list(_cases(options))
+    results = []
+    for shape, case in track(cases, description="comparing"):
+        results.append(
+            {"shape": shape, **dataclasses.asdict(case), "milliseconds": _compare(workers, case, options.turns)}
+        )
+    for worker in workers.values():
+        worker.stop()
+    report = {"machine": _machine(), "turns": options.turns, "results": results}
+    (options.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
+    table = peers_report.markdown(report)
+    (options.out / "peers.md").write_text(table)
+    peers_report.picture(report, options.out / "peers.png")
+    rich.print(table.replace("[", r"\["))
+    rich.print(f"written: {options.out}/peers.json, peers.md, peers.png")
+
+
+def _cases(options: Options) -> Any:
+    for shape, cell in itertools.product(options.shapes, options.cells):
+        for mode in ("forward", "train") if shape in SHAPES else ("step",):
+            yield shape, Case(cell, mode, *(SHAPES | STEPS)[shape])
+
+
+def _compare(workers: dict[str, "Worker"], case: Case, turns: int) -> dict[str, float]:
+    """Medians in milliseconds, for each library that has such a cell; "floor" is scaled to the case's operations."""
+    able = {name: worker for name, worker in workers.items() if worker.ask(case)}
+    repeats = 50 if case.mode == "step" else 1
+    times: dict[str, list[float]] = {name: [] for name in able}
+    for _, (name, worker) in itertools.product(range(turns), able.items()):
+        times[name].append(worker.ask(repeats) / repeats * 1000)
+    medians = {name: statistics.median(figures) for name, figures in times.items()}
+    medians["floor"] *= case.operations / libraries.FLOOR_OPERATIONS
+    return medians
+
+
+class Worker:
+    """A process that runs one library: it is given a case to build, and then numbers of times to run it."""
+
+    def __init__(self, library: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(library, theirs), daemon=True)
+        self._process.start()
+
+    def ask(self, question: Case | int) -> Any:
+        """Whether the library has the case, or how many seconds so many runs took."""
+        self._connection.send(question)
+        answer = self._connection.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _work(library: str, connection: Connection) -> None:
+    run: Any = None
+    while True:
+        question = connection.recv()
+        try:
+            if isinstance(question, Case):
+                run = libraries.build(library, question)
+                for _ in range(2 if run else 0):
+                    run()
+                connection.send(run is not None)
+            else:
+                start = time.perf_counter()
+                for _ in range(question):
+                    run()
+                connection.send(time.perf_counter() - start)
+        except Exception as error:
+            connection.send(RuntimeError(f"{library}: {type(error).__name__}: {error}"))
+
+
+def _machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": processor or platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "allocator": os.environ.get("GLIBC_TUNABLES") or os.environ.get("LD_PRELOAD") or "the default one",
+        "versions": {name: metadata.version(name) for name in ("jax", *dict.fromkeys(libraries.PACKAGES.values()))},
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
