@@ -65,20 +65,22 @@ def main(options: Options) -> None:
     names = list(libraries.BUILDERS)
     workers = {name: Worker(name) for name in names}
     cases = list(_cases(options))
-    results = []
+    report: dict[str, Any] = {"machine": _machine(), "turns": options.turns, "results": []}
     for shape, case in track(cases, description="comparing"):
-        results.append(
-            {"shape": shape, **dataclasses.asdict(case), "milliseconds": _compare(workers, case, options.turns)}
-        )
+        milliseconds = _compare(workers, case, options.turns)
+        report["results"].append({"shape": shape, **dataclasses.asdict(case), "milliseconds": milliseconds})
+        _write(report, options.out)
     for worker in workers.values():
         worker.stop()
-    report = {"machine": _machine(), "turns": options.turns, "results": results}
-    (options.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
-    table = peers_report.markdown(report)
-    (options.out / "peers.md").write_text(table)
-    peers_report.picture(report, options.out / "peers.png")
-    rich.print(table.replace("[", r"\["))
+    rich.print(peers_report.markdown(report).replace("[", r"\["))
     rich.print(f"written: {options.out}/peers.json, peers.md, peers.png")
+
+
+def _write(report: dict[str, Any], folder: Path) -> None:
+    """The report so far, so that a run that is broken off leaves what it has found."""
+    (folder / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "peers.md").write_text(peers_report.markdown(report))
+    peers_report.picture(report, folder / "peers.png")
 
 
 def _cases(options: Options) -> Any:

@@ -109,21 +109,29 @@ def scan(
     if key is not None:
         checks.check_key(key)
     choice = choose(strategy, cell, time=inputs.shape[time_axis], batch_shape=step_shape[:-1])
-    return _scan(
-        cell,
-        params,
-        inputs,
-        initial_state,
-        lengths,
-        mask,
-        resets,
-        key,
-        time_axis=time_axis,
-        reverse=bool(reverse),
-        strategy=choice.strategy,
-        unroll=unroll,
-        check_at_run_time=check_at_run_time,
-    )
+    try:
+        return _scan(
+            cell,
+            params,
+            inputs,
+            initial_state,
+            lengths,
+            mask,
+            resets,
+            key,
+            time_axis=time_axis,
+            reverse=bool(reverse),
+            strategy=choice.strategy,
+            unroll=unroll,
+            check_at_run_time=check_at_run_time,
+        )
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"the {choice.strategy} strategy has no forward-mode derivative: pass strategy='plain' for jax.jvp, "
+            "jax.jacfwd and jax.linearize"
+        ) from error
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "check_at_run_time"))

@@ -9,14 +9,17 @@ from tests.compare import normal, random_params
 from tests.every import CELLS
 
 
+@pytest.mark.parametrize("strategy", flaxrnn.STRATEGIES)
 @pytest.mark.parametrize("name", CELLS)
-def test_lowers_for_gpu_and_tpu(name):
+def test_lowers_for_gpu_and_tpu(name, strategy):
     cell = CELLS[name]
     layer = flaxrnn.Bidirectional(cell, cell)
 
     @jax.jit
     def gradient(params, inputs, lengths):
-        return jax.grad(lambda params: jnp.sum(layer.apply(params, inputs, lengths=lengths)[1]))(params)
+        return jax.grad(lambda params: jnp.sum(layer.apply(params, inputs, lengths=lengths, strategy=strategy)[1]))(
+            params
+        )
 
     arguments = random_params(layer, 3), jnp.asarray(normal(0, 2, 6, 3)), jnp.array([4, 6])
     exported = jax.export.export(gradient, platforms=["cuda", "tpu"])(*arguments)

@@ -135,8 +135,13 @@ class Cell(abc.ABC):
         return inputs
 
     @property
+    def gates(self) -> tuple[str, ...]:
+        """The names of the gates, for a cell that has any."""
+        return ()
+
+    @property
     def block_size(self) -> int | None:
-        """How many features of what `project` gives belong together; None if it is not known."""
+        """How many features of what `project` gives belong to one gate; None for a cell without gates."""
         return None
 
     @property

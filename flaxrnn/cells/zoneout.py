@@ -70,6 +70,10 @@ class Zoneout(Cell):
         return self.cell.passes_products
 
     @property
+    def gates(self) -> tuple[str, ...]:
+        return self.cell.gates
+
+    @property
     def block_size(self) -> int | None:
         return self.cell.block_size
 

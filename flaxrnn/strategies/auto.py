@@ -9,7 +9,7 @@ from flaxrnn.cells.base import Cell
 
 FEW_STEPS = 4
 SHORT = 64
-LARGE_STEP = 16_384
+LARGE_STEP = 49_152
 
 
 class Choice(NamedTuple):
@@ -55,11 +55,11 @@ def choose(name: str, cell: Cell, *, time: int, batch_shape: tuple[int, ...], ba
     if time <= FEW_STEPS:
         return Choice("plain", f"there are {FEW_STEPS} steps or fewer")
     backend = backend or jax.default_backend()
-    step = math.prod(batch_shape) * cell.output_size
+    step = math.prod(batch_shape) * cell.output_size * max(1, len(cell.gates))
     if backend == "cpu" and time <= SHORT and step >= LARGE_STEP:
         return Choice(
             "plain",
-            f"on the CPU, {SHORT} steps or fewer of batch size times output size {LARGE_STEP:,} or more "
-            f"(here {step:,}) gain nothing from larger products",
+            f"on the CPU, {SHORT} steps or fewer of {LARGE_STEP:,} gate values or more (here {step:,}) gain nothing "
+            "from larger products",
         )
     return Choice("fused", "larger matrix products are faster" + ("" if backend == "cpu" else " (not measured here)"))

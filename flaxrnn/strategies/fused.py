@@ -76,7 +76,7 @@ def sizes(projected: Any, time: int) -> tuple[int, bool]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(plan: Plan, floats: list[jax.Array], rest: Rest) -> tuple[State, jax.Array]:
     """All segments; `rest.join(floats)` is `(params, state, fresh, sequence)`, of which floats have a gradient."""
-    return _forward(plan, floats, rest)[0]
+    return _forward(dataclasses.replace(plan, keeps=False), floats, rest)[0]
 
 
 def _forward(plan: Plan, floats: list[jax.Array], rest: Rest) -> tuple[tuple[State, jax.Array], Saved]:
