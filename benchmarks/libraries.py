@@ -37,8 +37,8 @@ class Case:
     def operations(self) -> float:
         """Floating-point operations of the matrix products.
 
-        Each weight has one forward; in training one more for its own gradient, and the recurrent one a third for that
-        of the state.
+        Each weight is in one product forward, and in training in a second for its own gradient; the recurrent one in
+        three, the third for the gradient of the state.
         """
         per_step = 2 * self.batch * self.gates * self.hidden_size
         inputs, hidden = self.input_size, self.hidden_size
@@ -56,8 +56,11 @@ def build(library: str, case: Case) -> Run | None:
     return BUILDERS[library](case)
 
 
-def _jax(case: Case, params: Any, sequence: Callable, step: Callable) -> Run:
-    """A run from `sequence(params, inputs) -> outputs` and `step(params, inputs) -> output`, jitted."""
+def _jax(case: Case, params: Any, state: Any, sequence: Callable, step: Callable) -> Run:
+    """A run from `sequence(params, inputs) -> outputs` and `step(params, state, inputs) -> output`, jitted.
+
+    The state is an argument, since XLA leaves out the product with a state that it knows to be zero.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -69,9 +72,11 @@ def _jax(case: Case, params: Any, sequence: Callable, step: Callable) -> Run:
     if case.mode == "train":
         train = jax.jit(jax.value_and_grad(loss))
         return lambda: jax.block_until_ready(train(params, inputs, weights))
-    forward = jax.jit(step if case.mode == "step" else sequence)
-    first = inputs[:, 0] if case.mode == "step" else inputs
-    return lambda: jax.block_until_ready(forward(params, first))
+    if case.mode == "step":
+        one_step, first = jax.jit(step), inputs[:, 0]
+        return lambda: jax.block_until_ready(one_step(params, state, first))
+    forward = jax.jit(sequence)
+    return lambda: jax.block_until_ready(forward(params, inputs))
 
 
 def flaxrnn_(case: Case, strategy: str = "auto") -> Run:
@@ -82,12 +87,12 @@ def flaxrnn_(case: Case, strategy: str = "auto") -> Run:
 
     cell = flaxrnn.cells.make(case.cell, hidden_size=case.hidden_size)
     params = cell.init(jax.random.key(0), case.input_size)
-    state = cell.initial_state((case.batch,))
     return _jax(
         case,
         params,
+        cell.initial_state((case.batch,)),
         lambda params, inputs: flaxrnn.scan(cell, params, inputs, strategy=strategy)[1],
-        lambda params, inputs: cell.step(params, state, inputs),
+        cell.step,
     )
 
 
@@ -109,7 +114,7 @@ def linen(case: Case, optimized: bool = False) -> Run | None:
         params = cell.init(jax.random.key(0), carry, jnp.zeros(shape))
     else:
         params = layer.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.input_size)))
-    return _jax(case, params, layer.apply, lambda params, inputs: cell.apply(params, carry, inputs))
+    return _jax(case, params, carry, layer.apply, cell.apply)
 
 
 def nnx(case: Case, optimized: bool = False) -> Run | None:
@@ -128,8 +133,8 @@ def nnx(case: Case, optimized: bool = False) -> Run | None:
     layer = nnx.RNN(cell, rngs=rngs)
     inputs, weights = map(jnp.asarray, case.arrays())
     if case.mode == "step":
-        step, first = nnx.jit(lambda cell, inputs: cell(carry, inputs)), inputs[:, 0]
-        return lambda: jax.block_until_ready(step(cell, first))
+        step, first = nnx.jit(lambda cell, carry, inputs: cell(carry, inputs)), inputs[:, 0]
+        return lambda: jax.block_until_ready(step(cell, carry, first))
     if case.mode == "forward":
         forward = nnx.jit(lambda layer, inputs: layer(inputs))
         return lambda: jax.block_until_ready(forward(layer, inputs))
@@ -149,17 +154,18 @@ def haiku(case: Case) -> Run:
         core = kind(case.hidden_size)
         return hk.dynamic_unroll(core, inputs, core.initial_state(case.batch), time_major=False)[0]
 
-    def step(inputs: Any) -> Any:
-        core = kind(case.hidden_size)
-        return core(inputs, core.initial_state(case.batch))
+    def step(state: Any, inputs: Any) -> Any:
+        return kind(case.hidden_size)(inputs, state)
 
     sequences: Any = hk.without_apply_rng(hk.transform(sequence))
     steps: Any = hk.without_apply_rng(hk.transform(step))
+    zeros = jnp.zeros((case.batch, case.hidden_size))
+    state = hk.LSTMState(zeros, zeros) if case.cell == "lstm" else zeros
     if case.mode == "step":
-        params = steps.init(jax.random.key(0), jnp.zeros((case.batch, case.input_size)))
+        params = steps.init(jax.random.key(0), state, jnp.zeros((case.batch, case.input_size)))
     else:
         params = sequences.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.input_size)))
-    return _jax(case, params, sequences.apply, steps.apply)
+    return _jax(case, params, state, sequences.apply, steps.apply)
 
 
 def equinox(case: Case) -> Run | None:
@@ -176,6 +182,7 @@ def equinox(case: Case) -> Run | None:
     params, rest = eqx.partition(cell, eqx.is_array)
     zeros = jnp.zeros(case.hidden_size)
     start = (zeros, zeros) if case.cell == "lstm" else zeros
+    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (case.batch, *leaf.shape)), start)
 
     def one_sequence(params: Any, inputs: Any) -> Any:
         cell = eqx.combine(params, rest)
@@ -189,8 +196,9 @@ def equinox(case: Case) -> Run | None:
     return _jax(
         case,
         params,
+        states,
         jax.vmap(one_sequence, in_axes=(None, 0)),
-        jax.vmap(lambda params, inputs: eqx.combine(params, rest)(inputs, start), in_axes=(None, 0)),
+        jax.vmap(lambda params, state, inputs: eqx.combine(params, rest)(inputs, state), in_axes=(None, 0, 0)),
     )
 
 
@@ -219,8 +227,9 @@ def keras(case: Case) -> Run:
     return _jax(
         case,
         params,
+        states,
         lambda params, inputs: layer.stateless_call(params, fixed, inputs)[0],
-        lambda params, inputs: layer.stateless_call(params, fixed, inputs, states)[0],
+        lambda params, states, inputs: layer.stateless_call(params, fixed, inputs, states)[0],
     )
 
 
@@ -237,12 +246,14 @@ def torch(case: Case) -> Run:
     layer_kind, cell_kind = kinds[case.cell]
     if case.mode == "step":
         cell, first = cell_kind(case.input_size, case.hidden_size), inputs[:, 0].contiguous()
+        zeros = torch.zeros(case.batch, case.hidden_size)
+        state = (zeros, zeros) if case.cell == "lstm" else zeros
     else:
         layer = layer_kind(case.input_size, case.hidden_size, batch_first=True)
 
     def step() -> None:
         with torch.inference_mode():
-            cell(first)
+            cell(first, state)
 
     def forward() -> None:
         with torch.inference_mode():

@@ -91,7 +91,7 @@ def _cases(options: Options) -> Any:
 
 def _compare(workers: dict[str, "Worker"], case: Case, turns: int) -> dict[str, float]:
     """Medians in milliseconds, for each library that has such a cell; "floor" is scaled to the case's operations."""
-    able = {name: worker for name, worker in workers.items() if worker.ask(case)}
+    able = {name: worker for name, worker in workers.items() if worker.can(case)}
     repeats = 50 if case.mode == "step" else 1
     times: dict[str, list[float]] = {name: [] for name in able}
     for _, (name, worker) in itertools.product(range(turns), able.items()):
@@ -109,6 +109,14 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(library, theirs), daemon=True)
         self._process.start()
+
+    def can(self, case: Case) -> bool:
+        """Whether the library has the case and can run it; an error is printed, and the others go on."""
+        try:
+            return self.ask(case)
+        except RuntimeError as error:
+            rich.print(f"{case} is left out: {error}")
+            return False
 
     def ask(self, question: Case | int) -> Any:
         """Whether the library has the case, or how many seconds so many runs took."""

@@ -10,7 +10,8 @@ from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 from flaxrnn.strategies import check_strategy
 from flaxrnn.strategies.auto import choose
 from flaxrnn.strategies.checkpointed import segment_steps
-from flaxrnn.strategies.fused import sizes
+from flaxrnn.strategies.fused import make_plan
+from flaxrnn.strategies.fused_steps import Plan
 
 
 def explain(cell: Cell | Layer, inputs: jax.Array | jax.ShapeDtypeStruct, *, strategy: str = "auto") -> str:
@@ -66,6 +67,9 @@ def _line(cell: Cell, inputs: jax.Array | jax.ShapeDtypeStruct, input_size: int,
         return f"{line}; {-(-time // length)} segments of {length} steps, each run again in the backward pass"
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, inputs.dtype))
     step = jax.ShapeDtypeStruct((*batch_shape, input_size), inputs.dtype)
-    length, keeps = sizes(jax.eval_shape(cell.project, params, step), time)
-    products = "kept" if keeps else "computed again in the backward pass"
-    return f"{line}; {-(-time // length)} segments of {length} steps, products {products}"
+    state = jax.eval_shape(lambda: cell.initial_state(tuple(batch_shape), inputs.dtype))
+    plan, length = make_plan(Plan(cell), params, state, step, time)
+    line = f"{line}; {-(-time // length)} segments of {length} steps"
+    if not cell.passes_products:
+        return line
+    return f"{line}, products {'kept' if plan.keeps else 'computed again in the backward pass'}"

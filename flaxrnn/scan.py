@@ -126,7 +126,7 @@ def scan(
             check_at_run_time=check_at_run_time,
         )
     except TypeError as error:
-        if "forward-mode" not in str(error):
+        if "forward-mode" not in str(error) or choice.strategy == "plain":
             raise
         raise TypeError(
             f"the {choice.strategy} strategy has no forward-mode derivative: pass strategy='plain' for jax.jvp, "

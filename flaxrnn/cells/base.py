@@ -148,9 +148,10 @@ class Cell(abc.ABC):
     def passes_products(self) -> bool:
         """Whether `recur` takes a `product` and makes all its matrix products by it, as the fused strategy needs.
 
-        It is so where the signature of `recur` says so.
+        It is so where the signature of `recur` says so. The product is to be called in `recur` itself, not inside a
+        loop or `vmap` there, and its kernel is to be made of parameters alone.
         """
-        return "product" in inspect.signature(self.recur).parameters
+        return takes_product(self.recur)
 
     @abc.abstractmethod
     def recur(self, params: Params, state: State, projected: Any) -> tuple[State, jax.Array]:
@@ -186,6 +187,11 @@ class Cell(abc.ABC):
         batch_shape = first.shape[:-1]
         check_state("state", state, jax.eval_shape(lambda: self.initial_state(batch_shape)))
         return self.recur(params, state, self.project(params, inputs))
+
+
+def takes_product(method: Callable) -> bool:
+    """Whether a cell's `project` or `recur` takes the function that makes its matrix products."""
+    return "product" in inspect.signature(method).parameters
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

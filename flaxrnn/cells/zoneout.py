@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import Cell, Params, Product, State, check_rate
+from flaxrnn.cells.base import Cell, Params, Product, State, check_rate, takes_product
 
 
 class ZoneoutInputs(NamedTuple):
@@ -111,7 +111,7 @@ class Zoneout(Cell):
         self, params: Params, inputs: Any, product: Product = jnp.matmul
     ) -> tuple[Any, dict[str, jax.Array] | None]:
         inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)
-        options = {"product": product} if self.cell.passes_products else {}
+        options = {"product": product} if takes_product(self.cell.project) else {}
         return self.cell.project(params, inputs, **options), stays
 
     def recur(

@@ -8,8 +8,11 @@ import jax
 from flaxrnn.cells.base import Cell
 
 FEW_STEPS = 4
+"""Up to so many steps there is nothing to gain."""
 SHORT = 64
+"""Up to so many steps a sequence is short,"""
 LARGE_STEP = 49_152
+"""and from so many values of gates in a step, over the batch, a step is large."""
 
 
 class Choice(NamedTuple):

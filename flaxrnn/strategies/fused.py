@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flaxrnn.cells.base import Cell, State
 from flaxrnn.manual_axes import vary_like
 from flaxrnn.strategies.fused_gradient import Saved, gradient
-from flaxrnn.strategies.fused_steps import Plan, Sequence, adds, results_of, scan_blocks, step
-from flaxrnn.strategies.plain import select
+from flaxrnn.strategies.fused_steps import Plan, Sequence, adds, check_kernels, results_of, scan_blocks, step
+from flaxrnn.strategies.plain import plain, select
 from flaxrnn.strategies.segments import cut, pad, segment_length
 from flaxrnn.strategies.trees import Rest, floats_of
 
@@ -48,29 +48,40 @@ def fused(
     """Runs `cell` over `inputs`; arguments and results are those of `plain`.
 
     It is for any cell. One whose `recur` takes a `product` gets the most of it: the products of the forward pass then
-    serve in the backward pass too. Every `GatedCell` is one, unless it overrides `recur` without.
+    serve in the backward pass too. Every `GatedCell` is one, unless it overrides `recur` without. A cell whose state
+    has fields that are not floating-point numbers is run by `plain`.
 
-    It has a reverse-mode derivative of its own, and that has every derivative; for a forward-mode one (`jax.jvp`,
-    `jax.jacfwd`, `jax.linearize`) choose "plain".
+    It has a reverse-mode derivative of its own, which can be differentiated further; for a forward-mode derivative
+    (`jax.jvp`, `jax.jacfwd`, `jax.linearize`) choose "plain".
     """
+    if floats_of(state)[1].leaves.count(None) < len(jax.tree.leaves(state)):
+        return plain(
+            cell, params, state, fresh, inputs, mask, resets, time_axis=time_axis, reverse=reverse, unroll=unroll
+        )
     time = len(jax.tree.leaves(inputs)[0])
-    step_inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    projected = jax.eval_shape(cell.project, params, step_inputs)
-    length, keeps = sizes(projected, time)
-    plan = Plan(cell, time_axis, reverse, unroll, keeps=keeps)
-    plan = dataclasses.replace(plan, adds=adds(plan, params, state, projected))
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    plan, length = make_plan(Plan(cell, time_axis, reverse, unroll), params, state, first, time)
     sequence = cut(Sequence(*pad(inputs, mask, resets, length)), length)
     arguments = params, state, fresh, sequence
     state, outputs = _run(plan, *floats_of(vary_like(arguments, arguments)))
     return state, jax.lax.slice_in_dim(outputs, 0, time, axis=time_axis)
 
 
-def sizes(projected: Any, time: int) -> tuple[int, bool]:
-    """How many steps a segment has, and whether the products are kept, from what `project` gives for one step."""
-    step_bytes = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(projected)))
-    backend = jax.default_backend()
-    longest = SEGMENT_BYTES.get(backend, ELSEWHERE) // step_bytes
-    return segment_length(time, longest), step_bytes * time <= KEEP_BYTES.get(backend, ELSEWHERE)
+def make_plan(plan: Plan, params: Any, state: State, inputs: Any, time: int) -> tuple[Plan, int]:
+    """The plan with what follows from the shapes of one step's inputs, and how many steps a segment has."""
+    projected = jax.eval_shape(plan.cell.project, params, inputs)
+    results: list = []
+    if plan.cell.passes_products:
+        check_kernels(plan, params, state, projected)
+        results = jax.eval_shape(lambda *args: results_of(step(plan, *args)[1]), params, state, projected)
+    limit = SEGMENT_BYTES.get(jax.default_backend(), ELSEWHERE)
+    length = segment_length(time, limit // max(1, _bytes(projected)))
+    keeps = time * _bytes(results) <= KEEP_BYTES.get(jax.default_backend(), ELSEWHERE)
+    return dataclasses.replace(plan, keeps=keeps, adds=adds(plan, params, state, projected, results)), length
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

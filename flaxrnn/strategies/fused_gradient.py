@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells.base import State, at_least_float32
+from flaxrnn.cells.base import State, at_least_float32, takes_product
 from flaxrnn.manual_axes import vary_like
 from flaxrnn.strategies.fused_steps import Plan, Sequence, results_of, scan_blocks, step
 from flaxrnn.strategies.plain import select
@@ -100,7 +100,8 @@ def _segment_gradient(
     def body(d_state: State, now: tuple) -> tuple[State, tuple[State, State | None]]:
         (projected, results), projected_rest, before, d_output, valid, reset = now
         projected = results[:1] if plan.adds else projected  # only its shape matters then
-        _, pull = jax.vjp(lambda before: run(floats, before, projected, projected_rest, results)[0], before)
+        # by the results too, though theirs is not wanted: else a second derivative would not know where they come from
+        _, pull = jax.vjp(lambda *both: run(floats, both[0], projected, projected_rest, both[1])[0], before, results)
         return _step_gradient(pull, d_state, d_output, valid, reset)
 
     if mask is not None:
@@ -132,7 +133,7 @@ def _segment_gradient(
 def _project(plan: Plan, floats: list[jax.Array], rest: Rest, inputs: Any) -> tuple[list[jax.Array], Rest, Any]:
     """`cell.project`: its floating-point leaves, the rest, and the pullback to those of parameters and inputs."""
     input_floats, input_rest = floats_of(inputs)
-    options = {"product": dense} if plan.cell.passes_products else {}
+    options = {"product": dense} if takes_product(plan.cell.project) else {}
 
     def project(floats: list[jax.Array], input_floats: list[jax.Array]) -> tuple[list[jax.Array], Rest]:
         return floats_of(plan.cell.project(rest.join(floats), input_rest.join(input_floats), **options))
@@ -148,7 +149,7 @@ def _step_gradient(
     d_after, held = d_state, None
     if valid is not None:
         d_after, held = select(valid, d_state, zeros_like(d_state)), select(valid, zeros_like(d_state), d_state)
-    (d_before,) = pull((d_after, d_output))
+    d_before, _ = pull((d_after, d_output))
     d_reset = None
     if reset is not None:
         d_before, d_reset = select(reset, zeros_like(d_before), d_before), select(reset, d_before, zeros_like(d_before))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 
 from flaxrnn.cells.base import Cell, State
@@ -34,9 +35,9 @@ class Plan:
     """
 
     cell: Cell
-    time_axis: int
-    reverse: bool
-    unroll: int
+    time_axis: int = 0
+    reverse: bool = False
+    unroll: int = 1
     adds: bool = False
     keeps: bool = False
 
@@ -82,25 +83,44 @@ def results_of(products: list[Product]) -> list[jax.Array]:
     return [product.result for product in products]
 
 
-def adds(plan: Plan, params: Any, state: State, projected: Any) -> bool:
-    """Whether projection and first product have one and the same gradient, as of a sum; shapes are all it looks at."""
-    if not plan.cell.passes_products:
-        return False
-    results = jax.eval_shape(lambda *args: results_of(step(plan, *args)[1]), params, state, projected)
+def adds(plan: Plan, params: Any, state: State, projected: Any, results: list) -> bool:
+    """Whether the cell looks at the sum of projection and first product, and at neither alone; by shapes."""
     floats, rest = floats_of(projected)
-    if len(floats) != 1 or not results or results[0].shape != floats[0].shape:
+    if len(floats) != 1 or not results or (results[0].shape, results[0].dtype) != (floats[0].shape, floats[0].dtype):
         return False
 
-    def gradients(params: Any, state: State, rest: Any, projected: jax.Array, results: list) -> tuple:
-        def run(projected: jax.Array, results: list) -> tuple[State, jax.Array]:
-            return step(plan, params, state, rest.join([projected]), results)[0]
+    def recur(projected: jax.Array, first: jax.Array, others: list, params: Any, state: State, rest: Any) -> Any:
+        given = iter([first, *others])
+        recur: Callable = plan.cell.recur
+        return recur(params, state, rest.join([projected]), product=lambda values, kernel: next(given))
 
-        out, pull = jax.vjp(run, projected, results)
-        d_projected, d_results = pull(out)
-        return d_projected, d_results[0]
+    jaxpr = jax.make_jaxpr(recur)(floats[0], results[0], results[1:], params, state, rest).jaxpr
+    pair = set(jaxpr.invars[:2])
+    uses = [eqn for eqn in jaxpr.eqns if pair & {v for v in eqn.invars if not isinstance(v, jex.core.Literal)}]
+    alone = len(uses) == 1 and uses[0].primitive.name == "add" and set(uses[0].invars) == pair
+    return alone and not pair & {v for v in jaxpr.outvars if not isinstance(v, jex.core.Literal)}
 
-    of_projected, of_result = jax.make_jaxpr(gradients)(params, state, rest, floats[0], results).jaxpr.outvars
-    return of_projected is of_result
+
+def check_kernels(plan: Plan, params: Any, state: State, projected: Any) -> None:
+    """Raises an error if a product's kernel is no matrix, or is made of more than parameters."""
+
+    def kernels(state: State, projected: Any) -> list[jax.Array]:
+        return [product.kernel for product in step(plan, params, state, projected)[1]]
+
+    jaxpr = jax.make_jaxpr(kernels)(state, projected).jaxpr
+    moving = set(jaxpr.invars)
+    for eqn in jaxpr.eqns:
+        if moving & {v for v in eqn.invars if not isinstance(v, jex.core.Literal)}:
+            moving |= set(eqn.outvars)
+    name = type(plan.cell).__name__
+    for kernel in jaxpr.outvars:
+        if kernel.aval.ndim != 2:
+            raise ValueError(f"{name}.recur calls product with a kernel of shape {kernel.aval.shape}: pass a matrix")
+        if not isinstance(kernel, jex.core.Literal) and kernel in moving:
+            raise ValueError(
+                f"{name}.recur calls product with a kernel that depends on the state or the input: make that product "
+                "by @, and leave product to kernels that are made of parameters alone"
+            )
 
 
 def scan_blocks(
@@ -116,7 +136,7 @@ def scan_blocks(
 
     def whole(carry: Any, now: tuple) -> tuple[Any, Any]:
         apart, others = now
-        joined = [jnp.concatenate(parts, axis=-1) for parts in apart]
+        joined = [parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1) for parts in apart]
         return body(carry, (jax.tree.unflatten(structure, joined), *others))
 
     return jax.lax.scan(whole, carry, (apart, others), reverse=reverse, unroll=plan.unroll)
@@ -129,5 +149,6 @@ def _add_blocks(a: jax.Array, b: jax.Array, size: int | None) -> jax.Array:
 
 def _split(steps: jax.Array, size: int | None) -> list[jax.Array]:
     """Blocks of `size` features; one block if they do not come out even."""
-    features = steps.shape[-1]
-    return jnp.split(steps, features // size, axis=-1) if size and features % size == 0 else [steps]
+    if not size or steps.ndim < 2 or steps.shape[-1] % size:
+        return [steps]
+    return jnp.split(steps, steps.shape[-1] // size, axis=-1)

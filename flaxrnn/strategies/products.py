@@ -38,11 +38,14 @@ def values_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _dense_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     values, kernel = saved
-    return values_gradient(gradient, kernel), kernel_gradient(values, gradient).astype(kernel.dtype)
+    d_kernel = kernel_gradient(values, gradient).astype(kernel.dtype)
+    return values_gradient(gradient, kernel).astype(values.dtype), d_kernel
+
+
+def _known_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None, jax.Array]:
+    kernel, like_values = saved
+    return values_gradient(gradient, kernel).astype(like_values.dtype), None, gradient
 
 
 dense.defvjp(lambda values, kernel: (values @ kernel, (values, kernel)), _dense_backward)
-known_product.defvjp(
-    lambda values, kernel, result: (result, kernel),
-    lambda kernel, gradient: (values_gradient(gradient, kernel), None, gradient),
-)
+known_product.defvjp(lambda values, kernel, result: (result, (kernel, jnp.zeros((), values.dtype))), _known_backward)

@@ -19,7 +19,10 @@ def segment_length(time: int, longest: int) -> int:
 def pad(
     inputs: Any, mask: jax.Array | None, resets: jax.Array | None, length: int
 ) -> tuple[Any, jax.Array | None, jax.Array | None]:
-    """Fills up `[time, *batch, ...]` with masked steps, so that it can be cut into segments of `length` steps."""
+    """Fills up `[time, *batch, ...]` with masked steps, so that it can be cut into segments of `length` steps.
+
+    They repeat the last step: where a cell has finite derivatives, it has them there.
+    """
     first = jax.tree.leaves(inputs)[0]
     time, batch_shape = len(first), first.shape[1:-1]
     missing = -time % length
@@ -27,10 +30,12 @@ def pad(
         return inputs, mask, resets
 
     def fill(steps: jax.Array) -> jax.Array:
-        return jnp.concatenate([steps, jnp.zeros_like(steps, shape=(missing, *steps.shape[1:]))])
+        return jnp.concatenate([steps, jnp.broadcast_to(steps[-1:], (missing, *steps.shape[1:]))])
 
     mask = jnp.ones((time, *batch_shape), bool) if mask is None else mask
-    return jax.tree.map(fill, inputs), fill(mask), None if resets is None else fill(resets)
+    masked = jnp.zeros((missing, *batch_shape), bool)
+    resets = None if resets is None else jnp.concatenate([resets, masked])
+    return jax.tree.map(fill, inputs), jnp.concatenate([mask, masked]), resets
 
 
 def cut(tree: Any, length: int) -> Any:
