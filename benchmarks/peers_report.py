@@ -60,6 +60,6 @@ def picture(report: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(results)), [f"{r['shape']}, {r['cell']}, {r['mode']}" for r in results])
     axes.invert_yaxis()
     axes.set_xlabel("time, flaxrnn = 1 (to the right: slower than flaxrnn)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04 - 1 / len(results)), ncols=5, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04 - 1 / len(results)), ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -104,11 +104,11 @@ def adds(plan: Plan, params: Any, state: State, projected: Any, results: list) -
 def check_kernels(plan: Plan, params: Any, state: State, projected: Any) -> None:
     """Raises an error if a product's kernel is no matrix, or is made of more than parameters."""
 
-    def kernels(state: State, projected: Any) -> list[jax.Array]:
+    def kernels(state: State, projected: Any, params: Any) -> list[jax.Array]:
         return [product.kernel for product in step(plan, params, state, projected)[1]]
 
-    jaxpr = jax.make_jaxpr(kernels)(state, projected).jaxpr
-    moving = set(jaxpr.invars)
+    jaxpr = jax.make_jaxpr(kernels)(state, projected, params).jaxpr
+    moving = set(jaxpr.invars[: len(jax.tree.leaves((state, projected)))])
     for eqn in jaxpr.eqns:
         if moving & {v for v in eqn.invars if not isinstance(v, jex.core.Literal)}:
             moving |= set(eqn.outvars)
