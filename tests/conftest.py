@@ -13,3 +13,10 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_let_go():
+    """After each file: each compiled program holds several of the 65,530 memory maps that Linux gives a process."""
+    yield
+    jax.clear_caches()
