@@ -164,8 +164,8 @@ def _scan(
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
 
     if check_at_run_time and lengths is not None:
-        run_time_checks.check_lengths(lengths, len(inputs))
-    mask = _valid_steps(len(inputs), lengths, mask)
+        run_time_checks.check_lengths(lengths, inputs.shape[0])
+    mask = _valid_steps(inputs.shape[0], lengths, mask)
     if mask is not None:
         inputs = jnp.where(mask[..., None], inputs, 0)
     if resets is not None and reverse:

@@ -1,5 +1,7 @@
 """How tests draw data and compare numbers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,10 @@ def normal(seed, *shape, dtype=np.float32):
 
 def random_params(cell_or_layer, input_size, seed=0, dtype=jnp.float32):
     """Parameters with every entry random, the biases and peepholes too, which `init` leaves at constants."""
-    params = cell_or_layer.init(jax.random.key(seed), input_size, dtype)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
-    drawn = [0.5 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=False)]
-    return jax.tree.unflatten(structure, drawn)
+    init = functools.partial(cell_or_layer.init, input_size=input_size, dtype=dtype)
+    draw = np.random.default_rng(seed).normal
+    shapes = jax.eval_shape(init, jax.random.key(seed))
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * draw(size=leaf.shape), leaf.dtype), shapes)
 
 
 def random_state(cell_or_layer, batch_shape=(), seed=0, dtype=jnp.float32):

@@ -1,6 +1,7 @@
 """The real ONNX Runtime: an LSTM with coupled gates, with peepholes, and with both."""
 
 import numpy as np
+import onnx
 import pytest
 
 import flaxrnn
@@ -8,7 +9,6 @@ from flaxrnn.cells import LSTM
 from tests.compare import assert_close, normal
 from tests.peers.peer import peer
 
-onnx = peer("onnx")
 onnxruntime = peer("onnxruntime")
 
 B, T, I, H = 4, 7, 5, 6

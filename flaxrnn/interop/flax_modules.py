@@ -1,0 +1,45 @@
+"""The layer that a module of linen or of nnx is; the two name their parts alike."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.base import Cell
+from flaxrnn.checks import describe
+from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
+
+
+def layer_of_module(flax: Any, module: Any) -> Layer:
+    """The layer that `module` is, a module of `flax`, which is `flax.linen` or `flax.nnx`."""
+    if isinstance(module, flax.Sequential):
+        layers = [layer_of_module(flax, part) for part in module.layers]
+        return layers[0] if len(layers) == 1 else Stack(layers)
+    if isinstance(module, flax.Bidirectional):
+        if module.merge_fn.__module__.split(".")[0] != "flax":
+            raise ValueError(
+                "source has a Bidirectional with a merge_fn of its own: make the layer by hand, as "
+                "flaxrnn.Bidirectional(forward, backward, merge=...)"
+            )
+        return Bidirectional(_cell(flax, module.forward_rnn.cell), _cell(flax, module.backward_rnn.cell))
+    if isinstance(module, flax.RNN):
+        return RNN(_cell(flax, module.cell), reverse=module.reverse)
+    return RNN(_cell(flax, module))
+
+
+def _cell(flax: Any, cell: Any) -> Cell:
+    kinds = {flax.LSTMCell: LSTM, flax.OptimizedLSTMCell: LSTM, flax.GRUCell: GRU, flax.SimpleCell: Elman}
+    if type(cell) not in kinds:
+        known = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"source has {describe(cell)} in it: pass an RNN, a Bidirectional or a Sequential of {known}")
+    size = cell.features if hasattr(cell, "features") else cell.hidden_features
+    if type(cell) is flax.SimpleCell:
+        if cell.residual:
+            raise ValueError("source has a SimpleCell with residual=True, for which flaxrnn has no cell")
+        return Elman(size, activation=cell.activation_fn)
+    if (cell.gate_fn, cell.activation_fn) != (jax.nn.sigmoid, jnp.tanh):
+        raise ValueError(
+            f"source has {describe(cell)} with activations of its own: flaxrnn's cells have sigmoid and tanh"
+        )
+    return kinds[type(cell)](size)

@@ -1,0 +1,145 @@
+"""Weights of Haiku's `LSTM`, `GRU` and `VanillaRNN`, wherever they stand among a model's parameters."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.blocks import add, reorder
+from flaxrnn.interop.layout import Cells, Layout, Site
+from flaxrnn.interop.places import Place
+from flaxrnn.layers import Layer
+
+
+class _Haiku(Layout):
+    framework = "Haiku"
+    leaves = ("linear/w", "linear/b", "linear_1/w", "linear_1/b", "w_i", "w_h", "b")
+    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (False,)}, Elman: {"activation": (jax.nn.relu,)}}
+    reasons: ClassVar[dict[str, str]] = {
+        "reset_after": "its reset gate acts before the matrix product",
+        "activation": "its VanillaRNN is a ReLU network",
+    }
+
+    def write(self, cell: Cell, params: Arrays) -> Arrays:
+        if isinstance(cell, GRU):
+            kernels = params["kernel"], params["recurrent_kernel"], params["bias"]
+            return {name: _to_gru(blocks) for name, blocks in zip(("w_i", "w_h", "b"), kernels, strict=True)}
+        if isinstance(cell, LSTM):
+            kernel = np.concatenate([params["kernel"], params["recurrent_kernel"]])
+            bias = _add_to_forget(cell, params["bias"], -1)
+            return {"linear/w": reorder(kernel, "ifgo", "igfo"), "linear/b": reorder(bias, "ifgo", "igfo")}
+        return {
+            "linear/w": params["kernel"],
+            "linear/b": params["bias"],
+            "linear_1/w": params["recurrent_kernel"],
+            "linear_1/b": np.zeros_like(params["bias"]),
+        }
+
+    def read(self, cell: Cell, arrays: Arrays) -> Arrays:
+        if isinstance(cell, GRU):
+            names = {"kernel": "w_i", "recurrent_kernel": "w_h", "bias": "b"}
+            return {name: _from_gru(arrays[theirs]) for name, theirs in names.items()}
+        if isinstance(cell, LSTM):
+            kernel = reorder(arrays["linear/w"], "igfo", "ifgo")
+            bias = _add_to_forget(cell, reorder(arrays["linear/b"], "igfo", "ifgo"), 1)
+            inputs = len(kernel) - cell.hidden_size
+            return {"kernel": kernel[:inputs], "recurrent_kernel": kernel[inputs:], "bias": bias}
+        return {
+            "kernel": arrays["linear/w"],
+            "recurrent_kernel": arrays["linear_1/w"],
+            "bias": add(arrays["linear/b"], arrays["linear_1/b"]),
+        }
+
+    def cell_for(self, site: Site) -> Cell | None:
+        if {"w_i", "w_h", "b"} <= site.arrays.keys():
+            return GRU(len(site.arrays["w_h"]), reset_after=False)
+        if not {"linear/w", "linear/b"} <= site.arrays.keys():
+            return None
+        width = len(site.arrays["linear/b"])
+        return Elman(width, activation=jax.nn.relu) if "linear_1/w" in site.arrays else LSTM(width // 4)
+
+    def path(self, place: Place, before: list[Place]) -> str:
+        names = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
+        number = sum(type(other.cell) is type(place.cell) for other in before)
+        return names[type(place.cell)] + (f"_{number}" if number else "")
+
+
+def import_weights(layer: Layer, params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The parameters of `layer` out of a Haiku model's.
+
+    Args:
+      layer: an `RNN`, a `Bidirectional` or a `Stack`: the GRU with `reset_after=False`, the Elman network with
+        `jax.nn.relu`, which are Haiku's.
+      params: what a transformed function's `init` gives, `{"lstm/linear": {"w": ..., "b": ...}, ...}`. Cells of a kind
+        are put into the order of the numbers in their names, in which Haiku makes them; of a `Bidirectional` the
+        forward one must have been made first.
+      prefix: what the names of the network begin with, such as `"encoder/~/"`; other entries are then left out.
+
+    Returns:
+      The parameters, as `layer.init` makes them. The 1 that Haiku adds to the forget gate at run time is in the LSTM's
+      bias. The weights of the GRU's update gate have changed their sign, since Haiku's keeps what flaxrnn's renews.
+
+    Raises:
+      ValueError: if Haiku has no such layer, or an entry is missing, unknown or of another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from flaxrnn import interop
+      >>> params = {"lstm/linear": {"w": np.ones([7, 16], np.float32), "b": np.zeros(16, np.float32)}}
+      >>> layer = interop.haiku.layer_for(params)
+      >>> layer
+      RNN(cell=LSTM(hidden_size=4), reverse=False, include_initial=False)
+      >>> print(interop.haiku.import_weights(layer, params)["bias"])  # gates i, f, g, o
+      [0. 0. 0. 0. 1. 1. 1. 1. 0. 0. 0. 0. 0. 0. 0. 0.]
+    """
+    return _Haiku().import_weights(layer, params, prefix)
+
+
+def export_weights(layer: Layer, params: Any) -> dict[str, dict[str, np.ndarray]]:
+    """Haiku's parameters, `{module name: {"w": ..., "b": ...}}`, out of those of `layer`.
+
+    The names are those of cells that are made in the order of the layer, outside of other modules. Haiku adds 1 to the
+    LSTM's forget gate at run time, which is taken off its bias here: what lies outside [0.5, 2] is rounded by that to
+    the precision of 1.
+
+    Raises:
+      ValueError: if Haiku has no such layer: an LSTM with peepholes, coupled gates, a projection or clipping, a GRU
+        that resets after its product, an Elman network that is not of ReLUs.
+    """
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in _Haiku().export_weights(layer, params).items():
+        module, entry = name.rsplit("/", 1)
+        modules.setdefault(module, {})[entry] = array
+    return modules
+
+
+def layer_for(params: Mapping[str, Any], prefix: str = "") -> Layer:
+    """The layer that some parameters of Haiku's are of, by their names and shapes; see `import_weights`.
+
+    Returns:
+      An `RNN` for one cell, a `Stack` for several. That two of them read the same inputs from both ends is not to be
+      seen in Haiku's parameters: make a `Bidirectional` by hand.
+    """
+    return _Haiku().layer_for(params, prefix)
+
+
+def _to_gru(blocks: np.ndarray) -> np.ndarray:
+    """Gates r, z, n with h' = z h + (1 - z) n as Haiku's z, r, a with h' = (1 - z) h + z a."""
+    r, z, n = np.split(blocks, 3, axis=-1)
+    return np.concatenate([-z, r, n], axis=-1)
+
+
+def _from_gru(blocks: np.ndarray) -> np.ndarray:
+    z, r, n = np.split(blocks, 3, axis=-1)
+    return np.concatenate([r, -z, n], axis=-1)
+
+
+def _add_to_forget(cell: LSTM, bias: np.ndarray, number: int) -> np.ndarray:
+    """Adds a number to the bias of the forget gate, gates i, f, g, o."""
+    bias = bias.copy()
+    bias[cell.hidden_size : 2 * cell.hidden_size] += np.asarray(number, bias.dtype)
+    return bias

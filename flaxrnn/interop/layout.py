@@ -1,0 +1,254 @@
+"""How a framework lays out the weights of recurrent cells, and what all frameworks have in common."""
+
+import abc
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from flaxrnn import checks
+from flaxrnn.cells.base import Cell, Params
+from flaxrnn.interop.arrays import Arrays, below, listed, to_jax
+from flaxrnn.interop.places import Place, check_sizes, join_params, places, split_params
+from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
+
+ANY = None
+"""Any value of an option."""
+Cells = dict[type[Cell], dict[str, tuple | None]]
+"""The cells that a framework has, with the values of their options besides the default."""
+
+
+class Site(NamedTuple):
+    """Where the weights have a cell.
+
+    Attributes:
+      path: what the names of its arrays have in common.
+      arrays: its arrays, by the rest of their names.
+    """
+
+    path: str
+    arrays: Arrays
+
+    def matrix(self, leaf: str) -> tuple[int, int]:
+        """The numbers of rows and columns of an array."""
+        shape = self.arrays[leaf].shape
+        if len(shape) != 2:
+            raise ValueError(f"{leaf} of {self.path or 'the cell'} has the shape {list(shape)}: pass a matrix")
+        return shape
+
+
+class Layout(abc.ABC):
+    """One framework's layout.
+
+    A framework's file says how the arrays of one cell are named and laid out: `write` and `read`. From these two
+    follow which entries and shapes a layer needs, and what is missing or wrong in the weights that are given.
+    """
+
+    framework: ClassVar[str]
+    """Its name, for messages."""
+    leaves: ClassVar[tuple[str, ...]]
+    """How the names of a cell's arrays end."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Which of them are left out where there is no bias."""
+    cells: ClassVar[Cells]
+    """The cells that it has."""
+    reasons: ClassVar[dict[str, str]] = {}
+    """Why an option has no other value."""
+
+    @abc.abstractmethod
+    def write(self, cell: Cell, params: Arrays) -> Arrays:
+        """The framework's arrays of a cell, by their names within it."""
+
+    @abc.abstractmethod
+    def read(self, cell: Cell, arrays: Arrays) -> Arrays:
+        """The parameters of a cell; undoes `write`."""
+
+    @abc.abstractmethod
+    def cell_for(self, site: Site) -> Cell | None:
+        """The cell that some arrays are of; None if they are of none."""
+
+    @abc.abstractmethod
+    def path(self, place: Place, before: list[Place]) -> str:
+        """What the framework itself would call a cell, given those that come before it."""
+
+    def join(self, path: str, leaf: str) -> str:
+        """The name of an array."""
+        return f"{path}/{leaf}" if path else leaf
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """The path and the leaf that a name is made of; None if it is no cell's."""
+        for leaf in sorted(self.leaves, key=len, reverse=True):
+            if name == leaf or name.endswith(f"/{leaf}"):
+                return name[: -len(leaf)].rstrip("/"), leaf
+        return None
+
+    def for_site(self, site: Site) -> "Layout":
+        """The layout of one cell, for a framework that has several."""
+        del site
+        return self
+
+    def check_layer(self, layer: Layer) -> None:
+        """Raises an error if the framework has the cells, but not such a layer of them."""
+        del layer
+
+    def import_weights(self, layer: Layer, weights: Any, prefix: str = "") -> dict[str, Any]:
+        """The parameters of `layer` out of a framework's weights."""
+        wanted = self.places(layer)
+        found = self.sites(weights, prefix)
+        if len(found) != len(wanted):
+            raise ValueError(
+                f"the layer has {len(wanted)} cells ({listed(str(place.cell) for place in wanted)}), but the weights "
+                f"have {len(found)} ({listed(site.path or 'one without a path' for site in found)})"
+            )
+        cells = [self.cell_params(place.cell, self._take(place.cell, found)) for place in wanted]
+        params = join_params(layer, iter(cells))
+        check_sizes(layer, params)
+        return params
+
+    def export_weights(self, layer: Layer, params: Any) -> Arrays:
+        """A framework's weights, by name, out of the parameters of `layer`."""
+        before: list[Place] = []
+        arrays: Arrays = {}
+        for place, own in zip(self.places(layer), split_params(layer, params), strict=True):
+            checks.check_params(place.cell, own, len(own["kernel"]) if "kernel" in own else 1)
+            path = self.path(place, before)
+            written = self.write(place.cell, {name: np.asarray(array) for name, array in own.items()})
+            arrays |= {self.join(path, leaf): np.array(array, order="C") for leaf, array in written.items()}
+            before.append(place)
+        return arrays
+
+    def layer_for(self, weights: Any, prefix: str = "") -> Layer:
+        """The layer that some weights are of."""
+        found = self.sites(weights, prefix)
+        layers: list[Layer] = []
+        while found:
+            site = found.pop(0)
+            if found and undirected(found[0].path) == undirected(site.path):
+                layers.append(Bidirectional(self._cell(site), self._cell(found.pop(0))))
+            else:
+                layers.append(RNN(self._cell(site)))
+        return layers[0] if len(layers) == 1 else Stack(layers)
+
+    def places(self, layer: Layer) -> list[Place]:
+        """The cells of a layer, if the framework has such ones."""
+        found = places(layer)
+        for place in found:
+            check_cell(self.framework, self.cells, self.reasons, place.cell)
+        self.check_layer(layer)
+        return found
+
+    def sites(self, weights: Any, prefix: str = "") -> list[Site]:
+        """The cells in some weights, in their natural order: 2 before 10, forward before backward."""
+        groups: dict[str, Arrays] = {}
+        unknown = []
+        for name, array in below(weights, prefix).items():
+            parts = self.split(name)
+            if parts is None:
+                unknown.append(name)
+            else:
+                groups.setdefault(parts[0], {})[parts[1]] = array
+        found = [Site(path, groups[path]) for path in sorted(groups, key=natural)]
+        for site in found:
+            if self.cell_for(site) is None:
+                unknown += [self.join(site.path, leaf) for leaf in site.arrays]
+        if unknown:
+            raise ValueError(
+                f"{listed(unknown)}: no recurrent cell of {self.framework} has these alone; its cells have "
+                f"{', '.join(self.leaves)}. Leave out what belongs to other layers, by prefix='...' for instance"
+            )
+        return found
+
+    def cell_params(self, cell: Cell, site: Site) -> Params:
+        """The parameters of one cell out of its arrays."""
+        layout = self.for_site(site)
+        params = layout.read(cell, layout._complete(cell, site))
+        return {name: to_jax(name, array) for name, array in params.items()}
+
+    def _cell(self, site: Site) -> Cell:
+        cell = self.cell_for(site)
+        assert cell is not None, "sites gives no others"
+        return cell
+
+    def _take(self, cell: Cell, found: list[Site]) -> Site:
+        """Takes the first cell of that kind, or else the first of all, so that it can be said what is wrong with it."""
+        same = (k for k, site in enumerate(found) if type(self._cell(site)) is type(cell))
+        return found.pop(next(same, 0))
+
+    def _complete(self, cell: Cell, site: Site) -> Arrays:
+        """The arrays of a cell, with zeros for biases that are left out; an error if others are, or do not fit."""
+        given = site.arrays
+        expected = self._shapes(cell, self._input_size(cell, given))
+        missing = expected.keys() - given.keys()
+        if missing <= set(self.optional) and not given.keys() & set(self.optional):
+            dtype = next(iter(given.values())).dtype
+            given = given | {leaf: np.zeros(expected[leaf], dtype) for leaf in missing}
+            missing = set()
+        for leaf in sorted(missing):
+            names = listed(self.join(site.path, other) for other in given)
+            raise ValueError(f"there is no {self.join(site.path, leaf)}, which {cell} needs, but {names}")
+        for leaf in sorted(given.keys() - expected.keys()):
+            raise ValueError(
+                f"there is an entry {self.join(site.path, leaf)}, which {cell} has not: it has {listed(expected)}"
+            )
+        for leaf, shape in expected.items():
+            if given[leaf].shape != shape:
+                raise ValueError(
+                    f"{self.join(site.path, leaf)} has the shape {list(given[leaf].shape)}, but {cell} takes "
+                    f"{list(shape)}: pass the layer that these weights are of, as layer_for makes it"
+                )
+        return given
+
+    def _shapes(self, cell: Cell, input_size: int) -> dict[str, tuple[int, ...]]:
+        zeros = {name: np.zeros(like.shape, np.float32) for name, like in checks.init_shapes(cell, input_size).items()}
+        return {leaf: array.shape for leaf, array in self.write(cell, zeros).items()}
+
+    def _input_size(self, cell: Cell, given: Arrays) -> int:
+        """How many features the inputs have, from the one axis whose size changes with that number."""
+        one, two = self._shapes(cell, 1), self._shapes(cell, 2)
+        for leaf, shape in one.items():
+            for axis, (first, second) in enumerate(zip(shape, two[leaf], strict=True)):
+                if first != second and leaf in given and given[leaf].ndim == len(shape):
+                    return max(1, given[leaf].shape[axis] - first + 1)
+        return 1
+
+
+def check_cell(framework: str, cells: Cells, reasons: dict[str, str], cell: Cell) -> None:
+    """Raises an error unless a framework has such a cell, of `cells` with those values of their options."""
+    kind = type(cell)
+    if kind not in cells:
+        raise ValueError(f"{framework} has no {cell}: it has {', '.join(known.__name__ for known in cells)}")
+    for field in dataclasses.fields(cell):
+        name, value = field.name, getattr(cell, field.name)
+        if name in ("hidden_size", "forget_bias") or name.endswith(("_init", "_dropout")):
+            continue
+        allowed = cells[kind].get(name, (field.default,))
+        if allowed is not ANY and value not in allowed:
+            shown = " or ".join(_name_of(one) for one in allowed)
+            reason = f": {reasons[name]}" if name in reasons else ""
+            raise ValueError(f"{framework} has no {kind.__name__} with {name}={_name_of(value)}, only {shown}{reason}")
+
+
+def _name_of(value: Any) -> str:
+    return getattr(value, "__name__", repr(value))
+
+
+def natural(path: str) -> list[list[Any]]:
+    """A key to sort paths by: numbers by their value, forward before backward."""
+
+    def part(name: str) -> list[Any]:
+        name = re.sub(r"^(backward|bw)", r"~\1", name)
+        return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
+
+    return [part(name) for name in path.split("/")]
+
+
+def undirected(path: str) -> str:
+    """A path without the names of directions in it."""
+    return re.sub(r"(^|/)(forward|backward|fw|bw)(?=[_/]|$)|_reverse$", r"\1", path)
+
+
+def gates_of(rows: int, hidden_size: int, kinds: Iterable[int]) -> int | None:
+    """How many gates `rows` are, if it is one of `kinds`."""
+    return next((gates for gates in kinds if hidden_size and rows == gates * hidden_size), None)

@@ -1,0 +1,231 @@
+"""Whole ONNX models: a graph of native recurrent operators from a layer, and the layer that such a graph has."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.layout import Site
+from flaxrnn.interop.onnx import ACTIVATIONS
+from flaxrnn.interop.places import plain_layers
+from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
+
+OPERATORS = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}
+DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
+
+
+class Graph:
+    """The nodes, constants, inputs and outputs of a graph that is being made."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        try:
+            self.kind = helper.np_dtype_to_tensor_dtype(dtype)
+        except KeyError:
+            self.kind = onnx.TensorProto.UNDEFINED
+        if self.kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
+            raise TypeError(f"params are in {dtype}: cast them to float32, float64 or float16 for ONNX")
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def node(self, operator: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> Any:
+        """Adds a node; the name of its output, or a list of them."""
+        names = [f"{operator}_{len(self.nodes)}_{k}" for k in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, names, name=f"{operator}_{len(self.nodes)}", **attributes))
+        return names if outputs > 1 else names[0]
+
+    def constant(self, name: str, value: Any) -> str:
+        """Adds a constant."""
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def input(self, name: str, shape: list[Any], kind: int | None = None) -> str:
+        """Adds an input."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind or self.kind, shape))
+        return name
+
+    def output(self, name: str, value: str, shape: list[Any]) -> None:
+        """Makes a value an output."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}_output"))
+        self.outputs.append(helper.make_tensor_value_info(name, self.kind, shape))
+
+
+def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: bool, opset: int) -> onnx.ModelProto:
+    """A checked model of `layer`, with the arrays that ONNX's layout has of its parameters."""
+    layers = plain_layers(layer)
+    for part in layers:
+        if isinstance(part, Bidirectional) and part.merge is None:
+            raise ValueError("the layer has a pair of outputs (merge=None), but an ONNX model here has one: merge them")
+    first = arrays[next(name for name in arrays if name.endswith("/W"))]
+    graph = Graph(first.dtype)
+    inputs = graph.input("inputs", ["batch", "time", first.shape[1]])
+    steps = graph.input("lengths", ["batch"], onnx.TensorProto.INT32) if lengths else ""
+    graph.constant("axis_0", np.array([0]))
+    graph.constant("axis_1", np.array([1]))
+    values = graph.node("Transpose", [inputs], perm=[1, 0, 2])
+    residual = isinstance(layer, Stack) and layer.residual
+    for number, part in enumerate(layers):
+        prefix = f"layer_{number}_" if isinstance(layer, Stack) else ""
+        above = _add_layer(graph, part, arrays, f"layer_{number}", prefix, values, steps, initial_state)
+        values = graph.node("Add", [above, values]) if residual and number else above
+    graph.output("outputs", graph.node("Transpose", [values], perm=[1, 0, 2]), ["batch", "time", layer.output_size])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "flaxrnn", graph.inputs, graph.outputs, graph.constants),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=9,
+        producer_name="flaxrnn",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _add_layer(
+    graph: Graph,
+    layer: RNN | Bidirectional,
+    arrays: Arrays,
+    path: str,
+    prefix: str,
+    values: str,
+    steps: str,
+    initial_state: bool,
+) -> str:
+    """Adds an operator, `[time, batch, features]` to the same, with its final states; two if its cells differ."""
+    if isinstance(layer, RNN):
+        groups = [([(layer.cell, path, prefix)], "reverse" if layer.reverse else "forward")]
+    else:
+        both = [
+            (layer.forward, f"{path}/forward", f"{prefix}forward_"),
+            (layer.backward, f"{path}/backward", f"{prefix}backward_"),
+        ]
+        alike = _attributes(layer.forward) == _attributes(layer.backward) and type(layer.forward) is type(
+            layer.backward
+        )
+        groups = [(both, "bidirectional")] if alike else [(both[:1], "forward"), (both[1:], "reverse")]
+    outputs = []
+    for cells, direction in groups:
+        outputs += _add_operator(graph, cells, arrays, direction, values, steps, initial_state)
+    if isinstance(layer, RNN):
+        return outputs[0]
+    if layer.merge == "concat":
+        return graph.node("Concat", outputs, axis=2)
+    operator = {"sum": "Sum", "mean": "Mean", "mul": "Mul"}[layer.merge or ""]
+    return graph.node(operator, outputs)
+
+
+def _add_operator(
+    graph: Graph,
+    cells: list[tuple[Cell, str, str]],
+    arrays: Arrays,
+    direction: str,
+    values: str,
+    steps: str,
+    initial_state: bool,
+) -> list[str]:
+    """Adds one LSTM, GRU or RNN; its outputs `[time, batch, features]`, one for each direction."""
+    cell = cells[0][0]
+    states = ("hidden", "cell") if isinstance(cell, LSTM) else ("hidden",)
+    leaves = {
+        leaf: graph.constant(f"{cells[0][1]}/{leaf}s", np.stack([arrays[f"{path}/{leaf}"] for _, path, _ in cells]))
+        for leaf in ("W", "R", "B", "P")
+        if f"{cells[0][1]}/{leaf}" in arrays
+    }
+    before = [""] * len(states)
+    if initial_state:
+        for k, state in enumerate(states):
+            given = [graph.input(f"initial_{prefix}{state}", ["batch", own.output_size]) for own, _, prefix in cells]
+            apart = [graph.node("Unsqueeze", [name, "axis_0"]) for name in given]
+            before[k] = graph.node("Concat", apart, axis=0)
+    inputs = [values, leaves["W"], leaves["R"], leaves["B"], steps, *before, *([leaves["P"]] if "P" in leaves else [])]
+    made = graph.node(
+        OPERATORS[type(cell)], inputs, 1 + len(states), direction=direction, **_attributes(cell, len(cells))
+    )
+    for state, final in zip(states, made[1:], strict=True):
+        for (own, _, prefix), value in zip(cells, _directions(graph, final, len(cells), 0), strict=True):
+            graph.output(f"{prefix}{state}", value, ["batch", own.output_size])
+    return _directions(graph, made[0], len(cells), 1)
+
+
+def _directions(graph: Graph, value: str, count: int, axis: int) -> list[str]:
+    """Takes a value apart along the axis of directions."""
+    parts = graph.node("Split", [value], count, axis=axis) if count > 1 else [value]
+    return [graph.node("Squeeze", [part, f"axis_{axis}"]) for part in parts]
+
+
+def _attributes(cell: Cell, directions: int = 1) -> dict[str, Any]:
+    """An operator's attributes."""
+    attributes: dict[str, Any] = {"hidden_size": cell.output_size}
+    if isinstance(cell, LSTM) and cell.coupled:
+        attributes["input_forget"] = 1
+    if isinstance(cell, GRU) and cell.reset_after:
+        attributes["linear_before_reset"] = 1
+    if isinstance(cell, Elman):
+        names = [name for name, function in ACTIVATIONS.items() if function is cell.activation]
+        attributes["activations"] = (names or ["Tanh"]) * directions  # jnp.tanh is the other one that there may be
+    return attributes
+
+
+def read_model(model: Any) -> tuple[Layer, list[Site]]:
+    """The layer that the recurrent operators of a model are, and the arrays of each cell."""
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"source is {type(model).__name__}: pass an onnx.ModelProto, as onnx.load gives, or arrays")
+    constants = {array.name: numpy_helper.to_array(array) for array in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    nodes = [node for node in model.graph.node if node.op_type in OPERATORS.values() and node.domain in ("", "ai.onnx")]
+    if not nodes:
+        raise ValueError("the model has no LSTM, GRU or RNN operator in its graph")
+    layers, sites = zip(*(_read_node(node, constants) for node in nodes), strict=True)
+    return layers[0] if len(layers) == 1 else Stack(layers), [site for both in sites for site in both]
+
+
+def _read_node(node: Any, constants: dict[str, np.ndarray]) -> tuple[Layer, list[Site]]:
+    name = node.name or node.output[0]
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    direction = attributes.get("direction", b"forward").decode()
+    slots = ("X", "W", "R", "B", "lengths", "initial_h", *(("initial_c", "P") if node.op_type == "LSTM" else ()))
+    inputs = {slot: given for slot, given in zip(slots, node.input, strict=False) if given}
+    arrays = {}
+    for slot in ("W", "R", "B", "P"):
+        if slot in inputs:
+            if inputs[slot] not in constants:
+                raise ValueError(
+                    f"{name}: its {slot} is computed in the graph: pass a model whose weights are constants"
+                )
+            arrays[slot] = constants[inputs[slot]]
+    for slot in ("initial_h", "initial_c"):
+        if np.any(constants.get(inputs.get(slot, ""), 0)):
+            raise ValueError(
+                f"{name}: its {slot} is a constant that is not zero, for which there is no place in params"
+            )
+    cells = [_cell(node.op_type, name, attributes, k, "P" in arrays) for k in range(1 + (direction == "bidirectional"))]
+    sites = [Site(f"{name}/{k}", {slot: array[k] for slot, array in arrays.items()}) for k in range(len(cells))]
+    layer: Layer = (
+        Bidirectional(cells[0], cells[1]) if len(cells) == 2 else RNN(cells[0], reverse=direction == "reverse")
+    )
+    return layer, sites
+
+
+def _cell(operator: str, name: str, attributes: dict[str, Any], direction: int, peephole: bool) -> Cell:
+    """The cell of one direction of an operator."""
+    for unknown in attributes.keys() & {"clip", "activation_alpha", "activation_beta"}:
+        raise ValueError(f"{name} has the attribute {unknown}, for which flaxrnn has no cell")
+    size, activations = attributes["hidden_size"], [one.decode() for one in attributes.get("activations", [])]
+    if operator == "RNN":
+        activation = activations[direction] if activations else "Tanh"
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"{name} has the activation {activation}: there are {', '.join(ACTIVATIONS)}")
+        return Elman(size) if activation == "Tanh" else Elman(size, activation=ACTIVATIONS[activation])
+    default = DEFAULTS[operator]
+    if activations and activations[direction * len(default) : (direction + 1) * len(default)] != default:
+        raise ValueError(
+            f"{name} has the activations {', '.join(activations)}: flaxrnn's cells have {', '.join(default)}"
+        )
+    if operator == "GRU":
+        return GRU(size, reset_after=bool(attributes.get("linear_before_reset", 0)))
+    return LSTM(size, peephole=peephole, coupled=bool(attributes.get("input_forget", 0)))

@@ -1,0 +1,81 @@
+"""A trained layer as one portable file of StableHLO, which runs where JAX runs, without flaxrnn."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxrnn.interop.places import places, split_params
+from flaxrnn.layers import Layer
+
+
+def export_model(
+    layer: Layer,
+    params: Any,
+    *,
+    time: int | None = None,
+    lengths: bool = False,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> bytes:
+    """Serializes `layer.apply` with its parameters, by `jax.export`, for any number of sequences.
+
+    The program takes `inputs`, `[batch, time, features]` in the dtype of the parameters, and, if asked for, `lengths`,
+    `[batch]`, int32. It gives `(state, outputs)`, where a state is a dict of its fields, so that the file can be read
+    without flaxrnn: `jax.export.deserialize(data).call(inputs)`.
+
+    Args:
+      layer: the layer; dropout is left out, as in evaluation.
+      params: its parameters, which become constants of the program.
+      time: how many steps the inputs have; None for any number.
+      lengths: whether the program takes lengths too.
+      platforms: what it is compiled for when it is called.
+
+    Returns:
+      The bytes of the file. JAX promises to read them for six months of its releases.
+
+    Example:
+      >>> import jax, flaxrnn
+      >>> from flaxrnn import interop
+      >>> layer = flaxrnn.RNN(flaxrnn.cells.GRU(4))
+      >>> params = layer.init(jax.random.key(0), input_size=3)
+      >>> data = interop.stablehlo.export_model(layer, params)
+      >>> state, outputs = interop.stablehlo.load_model(data)(jax.numpy.ones([7, 5, 3]))
+      >>> state["hidden"].shape, outputs.shape
+      ((7, 4), (7, 5, 4))
+    """
+    places(layer)
+    first = split_params(layer, params)[0]
+    input_size, dtype = len(first["kernel"]), first["kernel"].dtype
+    batch, steps = jax.export.symbolic_shape("batch, time")
+    shape = (batch, steps if time is None else time, input_size)
+    arguments = [jax.ShapeDtypeStruct(shape, dtype)]
+    if lengths:
+        arguments.append(jax.ShapeDtypeStruct((batch,), jnp.int32))
+
+    def run(inputs: jax.Array, lengths: jax.Array | None = None) -> tuple[Any, Any]:
+        state, outputs = layer.apply(params, inputs, lengths=lengths, strategy="plain")
+        return _fields(state), outputs
+
+    return bytes(jax.export.export(jax.jit(run), platforms=platforms)(*arguments).serialize())
+
+
+def load_model(data: bytes) -> Callable[..., tuple[Any, Any]]:
+    """The program in the bytes that `export_model` made: `(inputs)` or `(inputs, lengths)` to `(state, outputs)`.
+
+    Raises:
+      ValueError: if the bytes are no such program, or of a version that this JAX does not read.
+    """
+    try:
+        return jax.jit(jax.export.deserialize(bytearray(data)).call)
+    except Exception as error:
+        raise ValueError(
+            f"this is no program that jax.export serialized, or not one that JAX {jax.__version__} reads"
+        ) from error
+
+
+def _fields(state: Any) -> Any:
+    """A state with dicts in the place of NamedTuples, which only flaxrnn knows."""
+    if hasattr(state, "_asdict"):
+        return dict(state._asdict())
+    return tuple(_fields(part) for part in state) if isinstance(state, tuple) else state

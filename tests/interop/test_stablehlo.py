@@ -1,0 +1,69 @@
+"""Programs that `jax.export` wrote, read in another process that has no flaxrnn."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxrnn import RNN, Bidirectional, Stack, interop
+from flaxrnn.cells import GRU, LSTM, Elman, Zoneout
+from tests.compare import assert_close, normal, random_params
+
+LAYERS = {
+    "gru": RNN(GRU(4), reverse=True),
+    "stack": Stack([Bidirectional(LSTM(4, peephole=True), GRU(3)), RNN(Elman(5))], dropout=0.5),
+    "pair": Bidirectional(LSTM(4, projection_size=2), GRU(3), merge=None),
+    "zoneout": RNN(Zoneout(LSTM(4), hidden_rate=0.1)),
+}
+
+
+def fields(state):
+    return state._asdict() if hasattr(state, "_asdict") else tuple(fields(part) for part in state)
+
+
+@pytest.mark.parametrize("time", [None, 6])
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_program_for_any_batch(name, time):
+    layer = LAYERS[name]
+    params = random_params(layer, 3)
+    run = interop.stablehlo.load_model(interop.stablehlo.export_model(layer, params, time=time, lengths=True))
+    for batch, steps in ((1, 6), (5, time or 9)):
+        inputs, lengths = normal(batch, batch, steps, 3), np.arange(batch, dtype=np.int32) + 1
+        state, outputs = layer.apply(params, inputs, lengths=lengths)
+        assert_close(run(inputs, lengths), (fields(state), outputs))
+
+
+def test_in_a_process_without_flaxrnn(tmp_path):
+    layer = LAYERS["stack"]
+    params, inputs = random_params(layer, 3), normal(0, 2, 5, 3)
+    (tmp_path / "model.stablehlo").write_bytes(interop.stablehlo.export_model(layer, params))
+    np.save(tmp_path / "inputs.npy", inputs)
+    program = """
+import sys, jax, jax.export, numpy as np
+exported = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
+state, outputs = exported.call(np.load("inputs.npy"))
+assert "flaxrnn" not in sys.modules
+print(exported.platforms)
+np.save("outputs.npy", outputs)
+"""
+    made = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert made.stdout.strip() == "('cpu', 'cuda', 'tpu')"
+    assert_close(np.load(tmp_path / "outputs.npy"), layer.apply(params, inputs)[1])
+
+
+def test_float64(x64):
+    layer = RNN(GRU(4))
+    params, inputs = random_params(layer, 3, dtype=jnp.float64), normal(0, 2, 5, 3, dtype=np.float64)
+    outputs = interop.stablehlo.load_model(interop.stablehlo.export_model(layer, params))(inputs)[1]
+    assert outputs.dtype == jnp.float64
+    assert_close(outputs, layer.apply(params, inputs)[1], rtol=1e-12)
+
+
+def test_bytes_of_something_else():
+    with pytest.raises(
+        ValueError, match=f"no program that jax.export serialized, or not one that JAX {jax.__version__}"
+    ):
+        interop.stablehlo.load_model(b"something else")
