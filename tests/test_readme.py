@@ -9,7 +9,7 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 def test_the_examples_run(capsys):
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, namespace)
     assert capsys.readouterr().out.strip() == re.search(r"print\(.*\)  # (.*)", README).group(1)
