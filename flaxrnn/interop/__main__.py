@@ -25,21 +25,36 @@ From = Annotated[Framework, tyro.conf.arg(name="from")]
 
 @dataclasses.dataclass
 class Reading:
-    """How to read the source.
+    """How to read the source, where its framework does not say it.
 
     Attributes:
       prefix: what the names of the network begin with in the file; others are left out.
-      forget_bias: what TF1's LSTM cells add to the forget gate at run time.
-      hidden_size: the size of the LSTM in cuDNN's vector.
-      num_layers: the number of its layers.
-      bidirectional: whether it reads from both ends.
+      forget_bias: tf1: what the LSTM cells add to the forget gate at run time, by default 1.
+      hidden_size: cudnn: the size of the LSTM.
+      num_layers: cudnn: the number of its layers, by default 1.
+      bidirectional: cudnn: whether it reads from both ends.
     """
 
     prefix: str = ""
-    forget_bias: float = 1.0
+    forget_bias: float | None = None
     hidden_size: int | None = None
-    num_layers: int = 1
+    num_layers: int | None = None
     bidirectional: bool = False
+
+    def check(self, framework: str) -> None:
+        """Raises an error if there is an option that means nothing for a framework."""
+        for name, owners in OWNERS.items():
+            if getattr(self, name, None) not in (None, "", False) and framework not in owners:
+                raise ValueError(f"--{name.replace('_', '-')} is for --from {' or '.join(owners)}, not {framework}")
+
+
+OWNERS = {
+    "prefix": ("torch", "keras", "tf1", "linen", "nnx", "haiku", "equinox"),
+    "forget_bias": ("tf1",),
+    "hidden_size": ("cudnn",),
+    "num_layers": ("cudnn",),
+    "bidirectional": ("cudnn",),
+}
 
 
 @dataclasses.dataclass
@@ -47,12 +62,12 @@ class Writing:
     """How to write the target.
 
     Attributes:
-      target_forget_bias: what TF1's LSTM cells will add to the forget gate at run time.
-      optimized: whether nnx's LSTM cells are `OptimizedLSTMCell`.
+      target_forget_bias: tf1: what the LSTM cells will add to the forget gate at run time, by default 1.
+      optimized: nnx: whether the LSTM cells are `OptimizedLSTMCell`.
       overwrite: whether to replace a file that is there.
     """
 
-    target_forget_bias: float = 1.0
+    target_forget_bias: float | None = None
     optimized: bool = False
     overwrite: bool = False
 
@@ -88,13 +103,21 @@ def convert(
     """
     if target.exists() and not writing.overwrite:
         raise FileExistsError(f"{target} is there already: pass another name, or --overwrite")
+    if target.suffix not in (".safetensors", ".onnx") or (target.suffix == ".onnx" and to != "onnx"):
+        raise ValueError(f"{target}: pass a name that ends in .safetensors, or for a whole ONNX model in .onnx")
+    for name, given, owner in (
+        ("target-forget-bias", writing.target_forget_bias, "tf1"),
+        ("optimized", writing.optimized, "nnx"),
+    ):
+        if given and to != owner:
+            raise ValueError(f"--{name} is for --to {owner}, not {to}")
     layer, params = _read(source, from_, reading)
     _print(source, from_, layer, params)
     module = getattr(interop, to)
     if to == "onnx" and target.suffix == ".onnx":
         write_whole(target, module.export_model(layer, params).SerializeToString())
     else:
-        options = {"forget_bias": writing.target_forget_bias, "optimized": writing.optimized}
+        options = {"forget_bias": writing.target_forget_bias, "optimized": writing.optimized or None}
         weights = module.export_weights(layer, params, **_taken(module.export_weights, options))
         interop.save(target, {"weights": weights} if to == "cudnn" else weights)
     print(f"written for {to}: {target}")
@@ -102,20 +125,18 @@ def convert(
 
 def _read(source: pathlib.Path, framework: Framework, reading: Reading) -> tuple[Layer, Any]:
     """The layer in a file, and its parameters."""
+    reading.check(framework)
     module = getattr(interop, framework)
-    if framework == "onnx" and source.suffix == ".onnx":
-        import onnx
-
-        weights: Any = onnx.load(source)
-    else:
-        weights = interop.load(source)
+    weights: Any = _load_onnx(source) if (framework, source.suffix) == ("onnx", ".onnx") else interop.load(source)
     if framework == "cudnn":
         if reading.hidden_size is None:
             raise ValueError(
                 "cuDNN's vector does not tell its sizes: pass --hidden-size, and --num-layers, --bidirectional"
             )
         layer = module.layer_for(
-            hidden_size=reading.hidden_size, num_layers=reading.num_layers, bidirectional=reading.bidirectional
+            hidden_size=reading.hidden_size,
+            num_layers=reading.num_layers or 1,
+            bidirectional=reading.bidirectional,
         )
         if list(weights) != ["weights"]:
             raise ValueError(f"{source} has {', '.join(weights)}: for cuDNN it is to have one vector, called weights")
@@ -125,9 +146,21 @@ def _read(source: pathlib.Path, framework: Framework, reading: Reading) -> tuple
     return layer, module.import_weights(layer, weights, **_taken(module.import_weights, options))
 
 
+def _load_onnx(path: pathlib.Path) -> Any:
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's own
+        raise ValueError(f"{path} is no ONNX model: {error}") from error
+
+
 def _taken(function: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that a function takes."""
-    return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
+    """Those options that were given and that a function takes."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in known and value is not None}
 
 
 def _print(source: pathlib.Path, framework: str, layer: Layer, params: Any) -> None:

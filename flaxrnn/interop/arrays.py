@@ -42,15 +42,26 @@ def unflatten(arrays: Arrays) -> dict[str, Any]:
 def below(weights: Any, prefix: str) -> Arrays:
     """The arrays of a tree whose name begins with `prefix`, which is taken off; the others may be anything."""
     if not isinstance(weights, Mapping | list | tuple):
-        raise TypeError(f"weights is {describe(weights)}: pass arrays by name, or a tree of them")
+        raise TypeError(
+            f"weights is {describe(weights)}: pass arrays by name, or a tree of them, such as module.state_dict() of "
+            "torch, the variables of linen, nnx.state(module, nnx.Param)"
+        )
     if not isinstance(prefix, str):
         raise TypeError(f"prefix is {prefix!r}: pass the beginning of names, such as 'encoder.'")
     values = flatten(weights)
+    if prefix and prefix[-1] not in "./":  # "encoder" is a whole part of a name where it can be
+        prefix = next((prefix + end for end in "./" if any(name.startswith(prefix + end) for name in values)), prefix)
     found = {name: value for name, value in values.items() if name.startswith(prefix)}
     if not found:
         begin = f" that begin with {prefix!r}" if prefix else ""
         raise ValueError(f"there are no weights{begin}{': there are ' + listed(values) if values else ''}")
     return {name.removeprefix(prefix): to_numpy(name, value) for name, value in found.items()}
+
+
+def check_no_prefix(prefix: str) -> None:
+    """Raises an error if there is a prefix where no names are."""
+    if prefix:
+        raise ValueError(f"prefix is {prefix!r}, but source is a network and no weights by name: leave prefix out")
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
@@ -68,7 +79,9 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
         is_float = False
     if not is_float:
         what = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name} is not an array of floating-point numbers, but {what}: leave it out")
+        raise TypeError(
+            f"{name} is not an array of floating-point numbers, but {what}: leave it out, by prefix='...' for instance"
+        )
     return array
 
 

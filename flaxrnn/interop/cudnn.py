@@ -67,7 +67,7 @@ def export_weights(layer: Layer, params: Any) -> np.ndarray:
     matrices: list[np.ndarray] = []
     biases: list[np.ndarray] = []
     for cell, own in zip(_cells(layer), split_params(layer, params), strict=True):
-        checks.check_params(cell, own, len(own["kernel"]) if "kernel" in own else 1)
+        checks.check_params(cell, own, len(own["kernel"]))
         for name in ("kernel", "recurrent_kernel"):
             matrices.append(np.asarray(own[name]).T)
         biases += part_bias({name: np.asarray(array) for name, array in own.items()})

@@ -20,6 +20,8 @@ def load(path: str | os.PathLike[str]) -> Arrays:
     import safetensors.numpy
 
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: pass a safetensors file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -57,7 +59,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         try:
             file.write(data)
             file.flush()
-            os.chmod(file.name, 0o644)
+            os.umask(umask := os.umask(0))
+            os.chmod(file.name, 0o666 & ~umask)
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

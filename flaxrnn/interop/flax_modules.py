@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
-from flaxrnn.checks import describe
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -15,6 +14,12 @@ def layer_of_module(flax: Any, module: Any) -> Layer:
     """The layer that `module` is, a module of `flax`, which is `flax.linen` or `flax.nnx`."""
     if isinstance(module, flax.Sequential):
         layers = [layer_of_module(flax, part) for part in module.layers]
+        for part in module.layers[:-1]:
+            if isinstance(part, flax.RNN) and part.reverse and not part.keep_order:
+                raise ValueError(
+                    "source has a layer below others with reverse=True and without keep_order=True: its outputs are in "
+                    "the order in which it read, but flaxrnn's in that of the inputs: bring the layers over one by one"
+                )
         return layers[0] if len(layers) == 1 else Stack(layers)
     if isinstance(module, flax.Bidirectional):
         if module.merge_fn.__module__.split(".")[0] != "flax":
@@ -32,7 +37,9 @@ def _cell(flax: Any, cell: Any) -> Cell:
     kinds = {flax.LSTMCell: LSTM, flax.OptimizedLSTMCell: LSTM, flax.GRUCell: GRU, flax.SimpleCell: Elman}
     if type(cell) not in kinds:
         known = ", ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"source has {describe(cell)} in it: pass an RNN, a Bidirectional or a Sequential of {known}")
+        raise TypeError(
+            f"source has a {type(cell).__name__} in it: pass an RNN, a Bidirectional or a Sequential of {known}"
+        )
     size = cell.features if hasattr(cell, "features") else cell.hidden_features
     if type(cell) is flax.SimpleCell:
         if cell.residual:
@@ -40,6 +47,6 @@ def _cell(flax: Any, cell: Any) -> Cell:
         return Elman(size, activation=cell.activation_fn)
     if (cell.gate_fn, cell.activation_fn) != (jax.nn.sigmoid, jnp.tanh):
         raise ValueError(
-            f"source has {describe(cell)} with activations of its own: flaxrnn's cells have sigmoid and tanh"
+            f"source has a {type(cell).__name__} with activations of its own: flaxrnn's cells have sigmoid and tanh"
         )
     return kinds[type(cell)](size)

@@ -18,6 +18,7 @@ from flaxrnn.layers import Layer
 class _Haiku(Layout):
     framework = "Haiku"
     leaves = ("linear/w", "linear/b", "linear_1/w", "linear_1/b", "w_i", "w_h", "b")
+    optional = ("linear_1/b",)
     cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (False,)}, Elman: {"activation": (jax.nn.relu,)}}
     reasons: ClassVar[dict[str, str]] = {
         "reset_after": "its reset gate acts before the matrix product",
@@ -56,10 +57,10 @@ class _Haiku(Layout):
 
     def cell_for(self, site: Site) -> Cell | None:
         if {"w_i", "w_h", "b"} <= site.arrays.keys():
-            return GRU(len(site.arrays["w_h"]), reset_after=False)
-        if not {"linear/w", "linear/b"} <= site.arrays.keys():
+            return GRU(site.matrix("w_h")[0], reset_after=False)
+        if not {"linear/w", "linear/b"} <= site.arrays.keys() or not site.path:  # an LSTM's is within it, so has a path
             return None
-        width = len(site.arrays["linear/b"])
+        width = site.size("linear/b")
         return Elman(width, activation=jax.nn.relu) if "linear_1/w" in site.arrays else LSTM(width // 4)
 
     def path(self, place: Place, before: list[Place]) -> str:

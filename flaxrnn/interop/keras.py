@@ -1,5 +1,6 @@
 """Weights of Keras 3's `LSTM`, `GRU` and `SimpleRNN`, alone, in `Bidirectional` and one after the other."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import tanh
 from flaxrnn.checks import describe
-from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
 from flaxrnn.interop.places import Place, places
@@ -101,7 +102,8 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     Args:
       source: a Keras layer (`LSTM`, `GRU`, `SimpleRNN`, `RNN` of their cells, `Bidirectional` of these), a `Sequential`
         of them, or arrays by their paths. Those alone do not say how a SimpleRNN squashes (tanh is
-        Keras's default), how a `Bidirectional` merges (it concatenates), nor whether a layer reads backwards.
+        Keras's default), how a `Bidirectional` merges (it concatenates), whether a layer reads backwards, and of a GRU
+        without biases where its reset gate acts (after the product).
       prefix: as in `import_weights`.
 
     Returns:
@@ -113,16 +115,28 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """
     if isinstance(source, Mapping):
         return _Keras().layer_for(source, prefix)
+    check_no_prefix(prefix)
     import keras
 
     if isinstance(source, keras.Sequential):
         layers = [layer_for(layer) for layer in source.layers]
+        for part, above in itertools.pairwise(layers):
+            if isinstance(part, RNN) and part.reverse:
+                raise ValueError(
+                    f"{part} has go_backwards, so that {above} reads its outputs in the order in which it read; "
+                    "flaxrnn's are in the order of the inputs: bring the layers over one by one"
+                )
         return layers[0] if len(layers) == 1 else Stack(layers)
     if isinstance(source, keras.layers.Bidirectional):
+        if source.forward_layer.go_backwards or not source.backward_layer.go_backwards:
+            raise ValueError(f"{source.name} has a forward layer that reads backwards, or the other way round")
         merge = MERGES[source.merge_mode]
         return Bidirectional(_cell(source.forward_layer.cell), _cell(source.backward_layer.cell), merge=merge)
     if not isinstance(source, keras.layers.RNN):
-        raise TypeError(f"source is {describe(source)}: pass a recurrent layer of Keras's, or arrays by their paths")
+        raise TypeError(
+            f"source is {describe(source)}: pass a recurrent layer of Keras's, such as model.layers[0], a Sequential "
+            "of them, or arrays by their paths"
+        )
     cells = source.cell.cells if isinstance(source.cell, keras.layers.StackedRNNCells) else [source.cell]
     layers = [RNN(_cell(cell), reverse=source.go_backwards) for cell in cells]
     return layers[0] if len(layers) == 1 else Stack(layers)
@@ -144,13 +158,18 @@ def _cell(cell: Any) -> Cell:
         raise ValueError(
             f"{cell.name} has the activations {activation} and {gates}: flaxrnn's cells have tanh and sigmoid"
         )
-    return LSTM(cell.units) if isinstance(cell, keras.layers.LSTMCell) else GRU(cell.units, cell.reset_after)
+    dropout = {"input_dropout": cell.dropout, "hidden_dropout": cell.recurrent_dropout}
+    if isinstance(cell, keras.layers.LSTMCell):
+        return LSTM(cell.units, **dropout)
+    return GRU(cell.units, cell.reset_after, **dropout)
 
 
 def _named(weights: Mapping[str, Any] | Sequence[Any], cells: int) -> Mapping[str, Any]:
     """Weights by path, for a list of them in the order of the cells, each with a bias or each without."""
     if isinstance(weights, Mapping):
         return weights
+    if not isinstance(weights, Sequence):
+        raise TypeError(f"weights is {describe(weights)}: pass what get_weights() gives, or arrays by their paths")
     each = len(weights) // max(1, cells)
     if each not in (2, 3) or each * cells != len(weights):
         raise ValueError(

@@ -38,6 +38,13 @@ class Site(NamedTuple):
             raise ValueError(f"{leaf} of {self.path or 'the cell'} has the shape {list(shape)}: pass a matrix")
         return shape
 
+    def size(self, leaf: str) -> int:
+        """How long a vector is."""
+        shape = self.arrays[leaf].shape
+        if len(shape) != 1:
+            raise ValueError(f"{leaf} of {self.path or 'the cell'} has the shape {list(shape)}: pass a vector")
+        return int(shape[0])
+
 
 class Layout(abc.ABC):
     """One framework's layout.
@@ -99,11 +106,14 @@ class Layout(abc.ABC):
         found = self.sites(weights, prefix)
         if len(found) != len(wanted):
             raise ValueError(
-                f"the layer has {len(wanted)} cells ({listed(str(place.cell) for place in wanted)}), but the weights "
-                f"have {len(found)} ({listed(site.path or 'one without a path' for site in found)})"
+                f"the layer's cells are {len(wanted)} ({listed(str(place.cell) for place in wanted)}), but those in "
+                f"the weights are {len(found)} ({listed(site.path or 'one without a path' for site in found)})"
             )
-        cells = [self.cell_params(place.cell, self._take(place.cell, found)) for place in wanted]
-        params = join_params(layer, iter(cells))
+        groups: dict[Any, list[Site]] = {}
+        for site in found:
+            groups.setdefault(self._group(site), []).append(site)
+        left = {group: in_order(sites) for group, sites in groups.items()}
+        params = join_params(layer, iter([self.cell_params(place.cell, self._take(place, left)) for place in wanted]))
         check_sizes(layer, params)
         return params
 
@@ -112,7 +122,7 @@ class Layout(abc.ABC):
         before: list[Place] = []
         arrays: Arrays = {}
         for place, own in zip(self.places(layer), split_params(layer, params), strict=True):
-            checks.check_params(place.cell, own, len(own["kernel"]) if "kernel" in own else 1)
+            checks.check_params(place.cell, own, len(own["kernel"]))
             path = self.path(place, before)
             written = self.write(place.cell, {name: np.asarray(array) for name, array in own.items()})
             arrays |= {self.join(path, leaf): np.array(array, order="C") for leaf, array in written.items()}
@@ -121,11 +131,12 @@ class Layout(abc.ABC):
 
     def layer_for(self, weights: Any, prefix: str = "") -> Layer:
         """The layer that some weights are of."""
-        found = self.sites(weights, prefix)
+        found = in_order(self.sites(weights, prefix))
         layers: list[Layer] = []
         while found:
             site = found.pop(0)
-            if found and undirected(found[0].path) == undirected(site.path):
+            parent, _ = direction(site.path)
+            if found and direction(found[0].path) == (parent, "backward"):
                 layers.append(Bidirectional(self._cell(site), self._cell(found.pop(0))))
             else:
                 layers.append(RNN(self._cell(site)))
@@ -140,7 +151,7 @@ class Layout(abc.ABC):
         return found
 
     def sites(self, weights: Any, prefix: str = "") -> list[Site]:
-        """The cells in some weights, in their natural order: 2 before 10, forward before backward."""
+        """The cells in some weights, in the order of these."""
         groups: dict[str, Arrays] = {}
         unknown = []
         for name, array in below(weights, prefix).items():
@@ -149,7 +160,7 @@ class Layout(abc.ABC):
                 unknown.append(name)
             else:
                 groups.setdefault(parts[0], {})[parts[1]] = array
-        found = [Site(path, groups[path]) for path in sorted(groups, key=natural)]
+        found = [Site(path, arrays) for path, arrays in groups.items()]
         for site in found:
             if self.cell_for(site) is None:
                 unknown += [self.join(site.path, leaf) for leaf in site.arrays]
@@ -158,7 +169,12 @@ class Layout(abc.ABC):
                 f"{listed(unknown)}: no recurrent cell of {self.framework} has these alone; its cells have "
                 f"{', '.join(self.leaves)}. Leave out what belongs to other layers, by prefix='...' for instance"
             )
+        self.check_sites(found)
         return found
+
+    def check_sites(self, found: list[Site]) -> None:
+        """Raises an error if the framework has such cells, but not these together."""
+        del found
 
     def cell_params(self, cell: Cell, site: Site) -> Params:
         """The parameters of one cell out of its arrays."""
@@ -171,14 +187,24 @@ class Layout(abc.ABC):
         assert cell is not None, "sites gives no others"
         return cell
 
-    def _take(self, cell: Cell, found: list[Site]) -> Site:
-        """Takes the first cell of that kind, or else the first of all, so that it can be said what is wrong with it."""
-        same = (k for k, site in enumerate(found) if type(self._cell(site)) is type(cell))
-        return found.pop(next(same, 0))
+    def _group(self, site: Site) -> tuple[type[Cell], str]:
+        """The kind of a cell and its direction, if the weights tell that."""
+        return type(self._cell(site)), direction(site.path)[1]
+
+    def _take(self, place: Place, left: dict[tuple[type[Cell], str], list[Site]]) -> Site:
+        """Takes the next cell of that kind and direction, or of that kind, or any, so that its fault can be told."""
+        kind = type(place.cell)
+        for group in ((kind, place.direction), (kind, ""), *left):
+            if left.get(group):
+                return left[group].pop(0)
+        raise AssertionError("there are as many cells as places")
 
     def _complete(self, cell: Cell, site: Site) -> Arrays:
         """The arrays of a cell, with zeros for biases that are left out; an error if others are, or do not fit."""
         given = site.arrays
+        if len({array.dtype for array in given.values()}) > 1:
+            dtypes = listed(f"{self.join(site.path, leaf)} in {array.dtype}" for leaf, array in given.items())
+            raise TypeError(f"the weights of one cell are in several dtypes: {dtypes}: cast them to one")
         expected = self._shapes(cell, self._input_size(cell, given))
         missing = expected.keys() - given.keys()
         if missing <= set(self.optional) and not given.keys() & set(self.optional):
@@ -234,6 +260,31 @@ def _name_of(value: Any) -> str:
     return getattr(value, "__name__", repr(value))
 
 
+def in_order(found: list[Site]) -> list[Site]:
+    """Cells in the order of the layers that they are in: that of the numbers in their paths, if these tell it.
+
+    Else it is the order in which they were given, unless that is the alphabetical one, which files and JAX's trees have
+    whatever the order of the layers.
+    """
+    paths = [site.path for site in found]
+    if len({re.sub(r"_?\d+", "", direction(path)[0]) for path in paths}) <= 1:
+        return sorted(found, key=lambda site: natural(site.path))
+    if paths == sorted(paths) and len({direction(path)[0] for path in paths}) > 1:
+        raise ValueError(
+            f"the order of the layers is not to be seen from the names {listed(paths)}: pass the weights under names "
+            "with numbers in them, from the bottom, such as '0/...' and '1/...'"
+        )
+    return found
+
+
+def direction(path: str) -> tuple[str, str]:
+    """The part of a path that two directions have in common, and "forward", "backward" or "" for neither."""
+    match = re.match(r"(.*?)(?:^|(?<=/))(forward|backward|fw|bw)(?=[_/]|$)", path)
+    if match:
+        return match[1], {"fw": "forward", "bw": "backward"}.get(match[2], match[2])
+    return (path.removesuffix("_reverse"), "backward") if path.endswith("_reverse") else (path, "")
+
+
 def natural(path: str) -> list[list[Any]]:
     """A key to sort paths by: numbers by their value, forward before backward."""
 
@@ -242,11 +293,6 @@ def natural(path: str) -> list[list[Any]]:
         return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
     return [part(name) for name in path.split("/")]
-
-
-def undirected(path: str) -> str:
-    """A path without the names of directions in it."""
-    return re.sub(r"(^|/)(forward|backward|fw|bw)(?=[_/]|$)|_reverse$", r"\1", path)
 
 
 def gates_of(rows: int, hidden_size: int, kinds: Iterable[int]) -> int | None:

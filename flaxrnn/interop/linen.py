@@ -7,7 +7,7 @@ import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
-from flaxrnn.interop.arrays import Arrays, unflatten
+from flaxrnn.interop.arrays import Arrays, check_no_prefix, unflatten
 from flaxrnn.interop.flax_modules import layer_of_module
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.places import Place
@@ -53,7 +53,7 @@ class Gates(Layout):
     def cell_for(self, site: Site) -> Cell | None:
         for leaf, kind in (("ho/kernel", LSTM), ("hz/kernel", GRU), ("h/kernel", Elman)):
             if leaf in site.arrays:
-                return kind(len(site.arrays[leaf]))
+                return kind(site.matrix(leaf)[0])
         if {"if/kernel", "in/kernel"} <= site.arrays.keys():
             raise ValueError(
                 f"{site.path} is an MGUCell: its h' = (1 - f) n + f h is the other way round than in the paper and in "
@@ -126,6 +126,7 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """
     if isinstance(source, Mapping):
         return Gates().layer_for(source, prefix)
+    check_no_prefix(prefix)
     from flax import linen
 
     return layer_of_module(linen, source)

@@ -8,7 +8,7 @@ import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
-from flaxrnn.interop.arrays import Arrays, unflatten
+from flaxrnn.interop.arrays import Arrays, check_no_prefix, unflatten
 from flaxrnn.interop.flax_modules import layer_of_module
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
 from flaxrnn.interop.linen import Gates
@@ -58,7 +58,7 @@ class _NNX(Layout):
 
     def cell_for(self, site: Site) -> Cell | None:
         if "ho/kernel" in site.arrays:
-            return LSTM(len(site.arrays["ho/kernel"]))
+            return LSTM(site.matrix("ho/kernel")[0])
         if not {"dense_i/kernel", "dense_h/kernel"} <= site.arrays.keys():
             return None
         size, columns = site.matrix("dense_h/kernel")
@@ -138,6 +138,7 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """
     if isinstance(source, Mapping):
         return _NNX(optimized=False).layer_for(_plain(source), prefix)
+    check_no_prefix(prefix)
     from flax import nnx
 
     return layer_of_module(nnx, source)

@@ -10,10 +10,10 @@ import numpy as np
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import tanh
-from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
-from flaxrnn.interop.places import Place, join_params, places
+from flaxrnn.interop.places import Place, check_sizes, join_params, places
 from flaxrnn.layers import Layer
 
 ACTIVATIONS = {"Tanh": tanh, "Relu": jax.nn.relu, "Sigmoid": jax.nn.sigmoid}
@@ -29,7 +29,7 @@ class ONNXLayout(Layout):
     cells: ClassVar[Cells] = {
         LSTM: {"peephole": ANY, "coupled": ANY},
         GRU: {"reset_after": ANY},
-        Elman: {"activation": (*ACTIVATIONS.values(), jnp.tanh)},
+        Elman: {"activation": (tanh, jax.nn.relu, jax.nn.sigmoid, jnp.tanh)},
     }
 
     def write(self, cell: Cell, params: Arrays) -> Arrays:
@@ -95,6 +95,7 @@ def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any
     """
     if isinstance(source, Mapping):
         return ONNXLayout().import_weights(layer, source, prefix)
+    check_no_prefix(prefix)
     from flaxrnn.interop.onnx_models import read_model
 
     given, sites = read_model(source)
@@ -102,7 +103,9 @@ def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any
     if [_arithmetic(place) for place in wanted] != [_arithmetic(place) for place in found]:
         raise ValueError(f"the layer is {layer}, but the model is of {given}: pass that, as layer_for makes it")
     cells = [ONNXLayout().cell_params(place.cell, site) for place, site in zip(wanted, sites, strict=True)]
-    return join_params(layer, iter(cells))
+    params = join_params(layer, iter(cells))
+    check_sizes(layer, params)
+    return params
 
 
 def export_weights(layer: Layer, params: Any) -> Arrays:
@@ -130,6 +133,8 @@ def export_model(
     Its input is `inputs`, `[batch, time, features]`, with any batch and time. Its outputs are `outputs`, `[batch, time,
     output_size]`, and the final states, `[batch, size]`, called `hidden` and `cell`; in a `Bidirectional`
     `forward_hidden`, and so on, in a `Stack` `layer_0_hidden`, and so on.
+
+    For a length of 0 ONNX Runtime gives final states of 0, and not the initial ones.
 
     Args:
       layer: the layer; dropout is left out, as in evaluation.
@@ -164,6 +169,7 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """
     if isinstance(source, Mapping):
         return ONNXLayout().layer_for(source, prefix)
+    check_no_prefix(prefix)
     from flaxrnn.interop.onnx_models import read_model
 
     return read_model(source)[0]

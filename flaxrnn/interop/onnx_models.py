@@ -11,7 +11,7 @@ from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays
 from flaxrnn.interop.layout import Site
 from flaxrnn.interop.onnx import ACTIVATIONS
-from flaxrnn.interop.places import plain_layers
+from flaxrnn.interop.places import is_residual, plain_layers
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 OPERATORS = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}
@@ -58,7 +58,13 @@ class Graph:
 def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: bool, opset: int) -> onnx.ModelProto:
     """A checked model of `layer`, with the arrays that ONNX's layout has of its parameters."""
     layers = plain_layers(layer)
+    if not 14 <= opset <= onnx.defs.onnx_opset_version():
+        raise ValueError(f"opset is {opset}: pass a version from 14 to {onnx.defs.onnx_opset_version()}")
+    if is_residual(layer) and any(isinstance(part, Stack) for part in layer.layers):  # type: ignore[attr-defined]
+        raise ValueError("the layer has residual connections and a stack within a stack: pass one stack of all layers")
     for part in layers:
+        if part.include_initial:
+            raise ValueError("the layer has include_initial=True, but an ONNX model gives one output for each input")
         if isinstance(part, Bidirectional) and part.merge is None:
             raise ValueError("the layer has a pair of outputs (merge=None), but an ONNX model here has one: merge them")
     first = arrays[next(name for name in arrays if name.endswith("/W"))]
@@ -67,6 +73,7 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
     steps = graph.input("lengths", ["batch"], onnx.TensorProto.INT32) if lengths else ""
     graph.constant("axis_0", np.array([0]))
     graph.constant("axis_1", np.array([1]))
+    graph.constant("halves", np.array([1, 1]))
     values = graph.node("Transpose", [inputs], perm=[1, 0, 2])
     residual = isinstance(layer, Stack) and layer.residual
     for number, part in enumerate(layers):
@@ -77,7 +84,7 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
     model = helper.make_model(
         helper.make_graph(graph.nodes, "flaxrnn", graph.inputs, graph.outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=9,
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         producer_name="flaxrnn",
     )
     onnx.checker.check_model(model, full_check=True)
@@ -152,7 +159,7 @@ def _add_operator(
 
 def _directions(graph: Graph, value: str, count: int, axis: int) -> list[str]:
     """Takes a value apart along the axis of directions."""
-    parts = graph.node("Split", [value], count, axis=axis) if count > 1 else [value]
+    parts = graph.node("Split", [value, "halves"], count, axis=axis) if count > 1 else [value]
     return [graph.node("Squeeze", [part, f"axis_{axis}"]) for part in parts]
 
 
@@ -177,14 +184,33 @@ def read_model(model: Any) -> tuple[Layer, list[Site]]:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    zeros = _zeros(model.graph, constants)
     nodes = [node for node in model.graph.node if node.op_type in OPERATORS.values() and node.domain in ("", "ai.onnx")]
     if not nodes:
         raise ValueError("the model has no LSTM, GRU or RNN operator in its graph")
-    layers, sites = zip(*(_read_node(node, constants) for node in nodes), strict=True)
+    layers, sites = zip(*(_read_node(node, constants, zeros) for node in nodes), strict=True)
     return layers[0] if len(layers) == 1 else Stack(layers), [site for both in sites for site in both]
 
 
-def _read_node(node: Any, constants: dict[str, np.ndarray]) -> tuple[Layer, list[Site]]:
+MOVES = ("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+"""Operators that make nothing but zeros of zeros, their first input."""
+
+
+def _zeros(graph: Any, constants: dict[str, np.ndarray]) -> set[str | None]:
+    """The values of a graph that are zero, left out (None), or given to it as inputs: no state of their own."""
+    zeros: set[str | None] = {name for name, array in constants.items() if not np.any(array)}
+    zeros |= {None, *(value.name for value in graph.input if value.name not in constants)}
+    for node in graph.node:
+        values = [helper.get_attribute_value(one) for one in node.attribute if one.name == "value"]
+        filled = node.op_type == "ConstantOfShape" and not any(np.any(numpy_helper.to_array(one)) for one in values)
+        moved = node.op_type in MOVES and node.input[0] in zeros
+        joined = node.op_type == "Concat" and all(name in zeros for name in node.input)
+        if filled or moved or joined:
+            zeros |= set(node.output)
+    return zeros
+
+
+def _read_node(node: Any, constants: dict[str, np.ndarray], zeros: set[str | None]) -> tuple[Layer, list[Site]]:
     name = node.name or node.output[0]
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     direction = attributes.get("direction", b"forward").decode()
@@ -199,11 +225,12 @@ def _read_node(node: Any, constants: dict[str, np.ndarray]) -> tuple[Layer, list
                 )
             arrays[slot] = constants[inputs[slot]]
     for slot in ("initial_h", "initial_c"):
-        if np.any(constants.get(inputs.get(slot, ""), 0)):
-            raise ValueError(
-                f"{name}: its {slot} is a constant that is not zero, for which there is no place in params"
-            )
-    cells = [_cell(node.op_type, name, attributes, k, "P" in arrays) for k in range(1 + (direction == "bidirectional"))]
+        if inputs.get(slot) not in zeros:
+            raise ValueError(f"{name}: its {slot} is neither zero nor an input, and there is no place for it in params")
+    size = arrays["R"].shape[-1]
+    cells = [
+        _cell(node.op_type, name, attributes, k, size, "P" in arrays) for k in range(1 + (direction == "bidirectional"))
+    ]
     sites = [Site(f"{name}/{k}", {slot: array[k] for slot, array in arrays.items()}) for k in range(len(cells))]
     layer: Layer = (
         Bidirectional(cells[0], cells[1]) if len(cells) == 2 else RNN(cells[0], reverse=direction == "reverse")
@@ -211,11 +238,11 @@ def _read_node(node: Any, constants: dict[str, np.ndarray]) -> tuple[Layer, list
     return layer, sites
 
 
-def _cell(operator: str, name: str, attributes: dict[str, Any], direction: int, peephole: bool) -> Cell:
+def _cell(operator: str, name: str, attributes: dict[str, Any], direction: int, size: int, peephole: bool) -> Cell:
     """The cell of one direction of an operator."""
     for unknown in attributes.keys() & {"clip", "activation_alpha", "activation_beta"}:
         raise ValueError(f"{name} has the attribute {unknown}, for which flaxrnn has no cell")
-    size, activations = attributes["hidden_size"], [one.decode() for one in attributes.get("activations", [])]
+    activations = [one.decode() for one in attributes.get("activations", [])]
     if operator == "RNN":
         activation = activations[direction] if activations else "Tanh"
         if activation not in ACTIVATIONS:

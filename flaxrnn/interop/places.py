@@ -40,6 +40,11 @@ def plain_layers(layer: Layer) -> list[RNN | Bidirectional]:
     return [layer]
 
 
+def is_residual(layer: Layer) -> bool:
+    """Whether a layer is a stack with residual connections, or has one in it."""
+    return isinstance(layer, Stack) and (layer.residual or any(map(is_residual, layer.layers)))
+
+
 def split_params(layer: Layer, params: Any) -> list[Params]:
     """The parameters of each cell, in the order of `places`."""
     if isinstance(layer, Stack):
@@ -48,6 +53,9 @@ def split_params(layer: Layer, params: Any) -> list[Params]:
     if isinstance(layer, Bidirectional):
         check_entries(params, ("forward", "backward"), "Bidirectional")
         return [params["forward"], params["backward"]]
+    if not isinstance(params, dict) or "kernel" not in params:
+        found = ", ".join(map(str, params)) if isinstance(params, dict) else describe(params)
+        raise ValueError(f"params has {found or 'nothing'}: pass what the init of {layer} makes")
     return [params]
 
 

@@ -5,9 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from flaxrnn.checks import describe
+from flaxrnn.interop.arrays import to_jax
 from flaxrnn.interop.places import places, split_params
 from flaxrnn.layers import Layer
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_model(
@@ -44,7 +49,13 @@ def export_model(
       >>> state["hidden"].shape, outputs.shape
       ((7, 4), (7, 5, 4))
     """
+    unknown = [name for name in platforms if name not in PLATFORMS]
+    if isinstance(platforms, str) or unknown:
+        raise ValueError(f"platforms is {platforms!r}: pass some of {', '.join(PLATFORMS)}, such as ('cpu', 'tpu')")
     places(layer)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: to_jax(jax.tree_util.keystr(path), np.asarray(leaf)), params
+    )
     first = split_params(layer, params)[0]
     input_size, dtype = len(first["kernel"]), first["kernel"].dtype
     batch, steps = jax.export.symbolic_shape("batch, time")
@@ -66,6 +77,8 @@ def load_model(data: bytes) -> Callable[..., tuple[Any, Any]]:
     Raises:
       ValueError: if the bytes are no such program, or of a version that this JAX does not read.
     """
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"data is {describe(data)}: pass the bytes of the file, such as pathlib.Path(...).read_bytes()")
     try:
         return jax.jit(jax.export.deserialize(bytearray(data)).call)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Weights of TF1's `BasicRNNCell`, `BasicLSTMCell`, `LSTMCell`, `GRUCell` and contrib's coupled LSTM, by name."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -22,6 +23,10 @@ COUPLED = {"kernel": "W_0", "bias": "B", "projection/kernel": "W_P_0", "w_f_diag
 @dataclasses.dataclass(frozen=True)
 class _TF1(Layout):
     forget_bias: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.forget_bias, int | float) or not math.isfinite(self.forget_bias):
+            raise ValueError(f"forget_bias is {self.forget_bias!r}: pass a number, as the TF1 cells have it")
 
     framework = "TF1"
     leaves = (
@@ -81,10 +86,10 @@ class _TF1(Layout):
         if coupled:
             arrays = {name: arrays[theirs] for name, theirs in COUPLED.items() if theirs in arrays}
         if {"gates/kernel", "gates/bias", "candidate/kernel", "candidate/bias"} <= arrays.keys():
-            return GRU(len(arrays["candidate/bias"]), reset_after=False)
+            return GRU(site.size("candidate/bias"), reset_after=False)
         if not {"kernel", "bias"} <= arrays.keys():
             return None
-        width = len(arrays["bias"])
+        width = site.size("B" if coupled else "bias")
         peephole = "w_f_diag" in arrays
         projection = arrays["projection/kernel"].shape[-1] if "projection/kernel" in arrays else None
         if coupled or peephole or projection or re.search(r"lstm_cell(_\d+)?$", site.path):

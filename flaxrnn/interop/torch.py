@@ -11,10 +11,10 @@ from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import tanh
 from flaxrnn.checks import describe
-from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.arrays import Arrays, check_no_prefix, listed
 from flaxrnn.interop.blocks import add_biases, part_bias
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
-from flaxrnn.interop.places import Place, places, plain_layers
+from flaxrnn.interop.places import Place, is_residual, places, plain_layers
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -59,6 +59,23 @@ class _Torch(Layout):
         match = re.fullmatch(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_(l\d+(?:_reverse)?))?", name)
         return (match[2] or "", match[1]) if match else None
 
+    def check_sites(self, found: list[Site]) -> None:
+        paths = [site.path for site in found]
+        layers = max((int(re.sub(r"\D", "", path) or 0) for path in paths), default=0) + 1
+        reverse = any(path.endswith("_reverse") for path in paths)
+        for k in range(layers if any(paths) else 0):
+            for path in (f"l{k}", f"l{k}_reverse")[: 1 + reverse]:
+                if path not in paths:
+                    raise ValueError(
+                        f"there is no weight_ih_{path}, but {listed(f'weight_ih_{other}' for other in paths)}"
+                    )
+        with_bias = [site.path for site in found if "bias_ih" in site.arrays or "bias_hh" in site.arrays]
+        if with_bias and len(with_bias) < len(found):
+            without = next(site.path for site in found if site.path not in with_bias)
+            raise ValueError(
+                f"there is no bias_ih_{without}, but there is bias_ih_{with_bias[0]}: pass all biases or none"
+            )
+
     def check_layer(self, layer: Layer) -> None:
         check_uniform(self.framework, layer)
 
@@ -101,7 +118,8 @@ def export_weights(layer: Layer, params: Any) -> Arrays:
     """A state dict out of the parameters of `layer`, in NumPy's arrays.
 
     `module.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})` puts it into a
-    module. The whole bias is in `bias_ih`; `bias_hh` is zero but for a GRU's candidate.
+    module; torch reads no NumPy arrays of bfloat16, so make those float32 first. The whole bias is in `bias_ih`;
+    `bias_hh` is zero but for a GRU's candidate.
 
     Args:
       layer: the layer; one of several layers has them all alike, as torch's have.
@@ -128,6 +146,7 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """
     if isinstance(source, Mapping):
         return _Torch().layer_for(source, prefix)
+    check_no_prefix(prefix)
     from torch import nn
 
     kinds = nn.LSTM | nn.GRU | nn.RNN | nn.LSTMCell | nn.GRUCell | nn.RNNCell
@@ -146,9 +165,8 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
 def check_uniform(framework: str, layer: Layer) -> None:
     """Raises an error unless a layer is what a module of several layers can be: all alike, without residuals."""
     layers = plain_layers(layer)
-    for stack in [layer] if isinstance(layer, Stack) else []:
-        if stack.residual:
-            raise ValueError(f"{framework} has no residual connections between its layers")
+    if is_residual(layer):
+        raise ValueError(f"{framework} has no residual connections between its layers")
     kinds = {(type(place.cell), place.cell.block_size, place.cell.output_size) for place in places(layer)}
     if len(kinds) > 1 or len({type(part) for part in layers}) > 1:
         raise ValueError(

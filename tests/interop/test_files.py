@@ -88,8 +88,8 @@ def test_convert_and_back(framework, tmp_path, capsys):
     params = random_params(LAYER, 3)
     first, second, third = (str(tmp_path / f"{name}.safetensors") for name in "abc")
     interop.save(first, interop.torch.export_weights(LAYER, params))
-    exact = ["--forget-bias=0", "--target-forget-bias=0"] if framework == "tf1" else []
-    main(["convert", "--from", "torch", first, "--to", framework, second, *exact])
+    tf1 = framework == "tf1"
+    main(["convert", "--from", "torch", first, "--to", framework, second, *["--target-forget-bias=0"] * tf1])
     said = " ".join(capsys.readouterr().out.split())
     assert "LSTM(hidden_size=4)" in said
     assert "backward" in said
@@ -99,7 +99,7 @@ def test_convert_and_back(framework, tmp_path, capsys):
         with pytest.raises(SystemExit, match="are for 3 features, but the layer below it gives 4"):
             main(["convert", "--from", framework, second, "--to", "torch", third])
         return
-    main(["convert", "--from", framework, second, "--to", "torch", third, *sizes, *exact])
+    main(["convert", "--from", framework, second, "--to", "torch", third, *sizes, *["--forget-bias=0"] * tf1])
     assert_equal(interop.load(third), interop.load(first))
 
 
@@ -133,6 +133,25 @@ def test_convert_says_what_is_wrong(tmp_path):
     assert (tmp_path / "b.safetensors").read_text() == "precious"
     main(["convert", "--from=torch", source, target, "--to=tf1", "--overwrite"])
     assert interop.tf1.layer_for(interop.load(target)) == layer
+
+
+IGNORED = {
+    "show --from=torch a.safetensors --hidden-size=7": "--hidden-size is for --from cudnn, not torch",
+    "show --from=keras a.safetensors --forget-bias=1": "--forget-bias is for --from tf1, not keras",
+    "show --from=onnx a.onnx --prefix=x": "--prefix is for --from torch or keras or tf1",
+    "convert --from=torch a.safetensors --to=keras b.safetensors --optimized": "--optimized is for --to nnx, not keras",
+    "convert --from=torch a.safetensors --to=onnx b.pb": "b.pb: pass a name that ends in .safetensors",
+    "show --from=onnx a.onnx": "a.onnx is no ONNX model",
+}
+
+
+@pytest.mark.parametrize("arguments", IGNORED)
+def test_no_option_is_ignored(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    interop.save("a.safetensors", interop.torch.export_weights(RNN(GRU(4)), random_params(RNN(GRU(4)), 3)))
+    (tmp_path / "a.onnx").write_text("this is no model")
+    with pytest.raises(SystemExit, match=f"error: {IGNORED[arguments]}"):
+        main(arguments.split())
 
 
 def test_float64_goes_through(tmp_path, x64):

@@ -52,7 +52,7 @@ def test_agrees(name, example):
 
 def test_a_model_with_other_modules():
     def network(inputs):
-        core = hk.DeepRNN([hk.LSTM(4, name="a"), hk.GRU(5, name="b"), hk.VanillaRNN(3, name="c")], name="deep")
+        core = hk.DeepRNN([hk.LSTM(4), hk.GRU(5), hk.VanillaRNN(3)])
         outputs, _ = hk.dynamic_unroll(core, inputs, core.initial_state(2), time_major=False)
         return hk.Linear(2, name="head")(outputs), outputs
 
@@ -62,8 +62,13 @@ def test_a_model_with_other_modules():
     with pytest.raises(ValueError, match="head/w, head/b: no recurrent cell of Haiku has these alone"):
         interop.haiku.layer_for(weights)
     del weights["head"]
-    layer = interop.haiku.layer_for(weights)
-    assert layer == Stack([RNN(LSTM(4)), RNN(GRU(5, reset_after=False)), RNN(Elman(3, activation=jax.nn.relu))])
+    layer = Stack([RNN(LSTM(4)), RNN(GRU(5, reset_after=False)), RNN(Elman(3, activation=jax.nn.relu))])
+    in_order = {name: weights[name] for name in ("lstm/linear", "gru", "vanilla_rnn/linear", "vanilla_rnn/linear_1")}
+    assert interop.haiku.layer_for(in_order) == layer
+    with pytest.raises(
+        ValueError, match="the order of the layers is not to be seen from the names gru, lstm, vanilla_rnn"
+    ):
+        interop.haiku.layer_for(dict(sorted(in_order.items())))  # as a file has them
     params = interop.haiku.import_weights(layer, weights)
     weights["head"] = {"w": jax.numpy.zeros([3, 2]), "b": jax.numpy.zeros(2)}
     assert_close(layer.apply(params, inputs)[1], model.apply(weights, inputs)[1])

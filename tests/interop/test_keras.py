@@ -2,6 +2,7 @@
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
@@ -92,6 +93,54 @@ def test_weights_by_path():
     assert layer == Stack([RNN(LSTM(4))] * 11)
     params = interop.keras.import_weights(layer, by_path)
     assert_close(layer.apply(params, inputs)[1], keras.Sequential(network.layers[:-1])(inputs))
+
+
+def test_the_order_by_path_is_that_of_the_layers():
+    """Names that tell it, an order that is not the alphabetical one, and an error else."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    network = keras.Sequential(
+        [layers.LSTM(4, return_sequences=True), layers.Bidirectional(layers.LSTM(4, return_sequences=True), "sum")]
+    )
+    inputs = normal(0, 2, 5, 4)
+    expected = network(inputs)
+    by_path = {variable.path: np.asarray(variable) for variable in network.weights}
+    layer = interop.keras.layer_for(network)
+    for weights in (by_path, dict(sorted(by_path.items()))):
+        params = interop.keras.import_weights(layer, weights)
+        assert_close(layer.apply(params, inputs)[1], expected)
+
+    network = keras.Sequential([layers.LSTM(4, name=name, return_sequences=True) for name in ("one", "two", "three")])
+    expected = network(inputs)
+    by_path = {variable.path: np.asarray(variable) for variable in network.weights}
+    layer = interop.keras.layer_for(by_path)
+    assert_close(layer.apply(interop.keras.import_weights(layer, by_path), inputs)[1], expected)
+    with pytest.raises(ValueError, match="the order of the layers is not to be seen from the names"):
+        interop.keras.import_weights(layer, dict(sorted(by_path.items())))
+
+
+def test_two_kinds_in_two_directions():
+    layer = Bidirectional(LSTM(4), GRU(3))
+    assert interop.keras.layer_for(interop.keras.export_weights(layer, random_params(layer, 3))) == layer
+
+
+BACKWARDS = {
+    "below": [keras.layers.LSTM(4, go_backwards=True), keras.layers.LSTM(4)],
+    "forward layer": [
+        keras.layers.Bidirectional(keras.layers.LSTM(4, go_backwards=True), backward_layer=keras.layers.LSTM(4))
+    ],
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_layers_that_read_backwards(name):
+    with pytest.raises(ValueError, match="backwards"):
+        interop.keras.layer_for(keras.Sequential(BACKWARDS[name]))
+
+
+def test_dropout_comes_over():
+    theirs = keras.layers.GRU(4, dropout=0.5, recurrent_dropout=0.25)
+    assert interop.keras.layer_for(theirs) == RNN(GRU(4, input_dropout=0.5, hidden_dropout=0.25))
 
 
 def test_without_biases():

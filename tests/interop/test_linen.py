@@ -72,7 +72,7 @@ def test_cells_are_found_wherever_they_are():
 def test_layer_for_modules():
     module = nn.Sequential(
         [
-            nn.RNN(nn.SimpleCell(4, activation_fn=jax.nn.relu), reverse=True),
+            nn.RNN(nn.SimpleCell(4, activation_fn=jax.nn.relu), reverse=True, keep_order=True),
             nn.Bidirectional(nn.RNN(nn.LSTMCell(3)), nn.RNN(nn.GRUCell(5))),
         ]
     )
@@ -88,6 +88,11 @@ WRONG = {
     "relu": (nn.RNN(nn.LSTMCell(4, activation_fn=jax.nn.relu)), ValueError, "activations of its own"),
     "mgu": (nn.RNN(nn.MGUCell(4)), TypeError, "MGUCell"),
     "dense": (nn.Dense(4), TypeError, "pass an RNN, a Bidirectional or a Sequential of LSTMCell"),
+    "order": (
+        nn.Sequential([nn.RNN(nn.GRUCell(4), reverse=True), nn.RNN(nn.GRUCell(4))]),
+        ValueError,
+        "below others with reverse=True and without keep_order=True",
+    ),
     "merge": (
         nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4)), merge_fn=lambda a, b: a + b),
         ValueError,

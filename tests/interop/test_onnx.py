@@ -181,6 +181,32 @@ def test_weights_that_are_computed():
         interop.onnx.layer_for(model)
 
 
+@pytest.mark.parametrize("kind", ["Expand", "Add"])
+def test_an_initial_state_of_its_own(kind):
+    model = operator("GRU")
+    helper = onnx.helper
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.full([1, 1, 4], 0.5, np.float32), "h0"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2, 4]), "shape"))
+    second = "shape" if kind == "Expand" else "h0"
+    model.graph.node.insert(0, helper.make_node(kind, ["h0", second], ["h"]))
+    model.graph.node[1].input.extend(["", "", "h"])
+    with pytest.raises(ValueError, match="cell: its initial_h is neither zero nor an input"):
+        interop.onnx.layer_for(model)
+    model.graph.initializer[-2].CopyFrom(onnx.numpy_helper.from_array(np.zeros([1, 1, 4], np.float32), "h0"))
+    if kind == "Expand":
+        assert interop.onnx.layer_for(model) == RNN(GRU(4, reset_after=False))
+
+
+@pytest.mark.parametrize("opset", [14, 18, 22])
+def test_versions_of_operators(opset):
+    layer = Bidirectional(LSTM(4), LSTM(4))
+    params, inputs = random_params(layer, 3), normal(0, 2, 5, 3)
+    model = interop.onnx.export_model(layer, params, opset=opset)
+    assert_close(layer.apply(params, inputs)[1], call(model, {"inputs": inputs})["outputs"])
+    with pytest.raises(ValueError, match="opset is 13: pass a version from 14 to"):
+        interop.onnx.export_model(layer, params, opset=13)
+
+
 def test_no_operator():
     model = operator("GRU")
     del model.graph.node[0]
@@ -200,8 +226,10 @@ def test_the_layer_of_another_model():
         (RNN(LSTM(4, cell_clip=1.0)), "ONNX has no LSTM with cell_clip=1.0"),
         (RNN(Elman(4, activation=jnp.sin)), "ONNX has no Elman with activation=sin, only tanh or relu or sigmoid"),
         (Bidirectional(GRU(4), GRU(4), merge=None), "the layer has a pair of outputs"),
+        (RNN(GRU(4), include_initial=True), "the layer has include_initial=True"),
+        (Stack([RNN(GRU(4)), Stack([RNN(GRU(4))] * 2, residual=True)]), "residual connections and a stack within a"),
     ],
-    ids=["projection", "clip", "sine", "pair"],
+    ids=["projection", "clip", "sine", "pair", "initial", "residual"],
 )
 def test_what_onnx_has_not(layer, message):
     with pytest.raises(ValueError, match=message):

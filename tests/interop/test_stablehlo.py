@@ -62,6 +62,18 @@ def test_float64(x64):
     assert_close(outputs, layer.apply(params, inputs)[1], rtol=1e-12)
 
 
+def test_what_it_does_not_take():
+    layer = RNN(GRU(4))
+    params = random_params(layer, 3)
+    with pytest.raises(TypeError, match="is in float64, which JAX has not switched on"):
+        interop.stablehlo.export_model(layer, {name: np.asarray(leaf, np.float64) for name, leaf in params.items()})
+    for platforms in ("cpu", ("gpux",)):
+        with pytest.raises(ValueError, match="pass some of cpu, cuda, rocm, tpu"):
+            interop.stablehlo.export_model(layer, params, platforms=platforms)
+    with pytest.raises(ValueError, match="params has nothing: pass what the init of"):
+        interop.stablehlo.export_model(layer, {})
+
+
 def test_bytes_of_something_else():
     with pytest.raises(
         ValueError, match=f"no program that jax.export serialized, or not one that JAX {jax.__version__}"

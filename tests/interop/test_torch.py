@@ -128,8 +128,19 @@ ERRORS = {
     "a layer more": (
         STATE,
         {name.replace("l0", "l1"): shape for name, shape in STATE.items()},
-        r"the layer has 1 cells \(LSTM\(hidden_size=4\)\), but the weights have 2 \(l0, l1\)",
+        r"the layer's cells are 1 \(LSTM\(hidden_size=4\)\), but those in the weights are 2 \(l0, l1\)",
     ),
+    "a gap": (
+        STATE,
+        {name.replace("l0", "l2"): shape for name, shape in STATE.items()},
+        "there is no weight_ih_l1, but weight_ih_l0, weight_ih_l2",
+    ),
+    "some biases": (
+        STATE,
+        {"weight_ih_l1": (16, 4), "weight_hh_l1": (16, 4)},
+        "there is no bias_ih_l1, but there is bias_ih_l0: pass all biases or none",
+    ),
+    "a vector": (STATE, {"weight_hh_l0": (16,)}, r"weight_hh of l0 has the shape \[16\]: pass a matrix"),
     "another kind": (
         STATE,
         {"weight_hh_l0": (12, 4)},
@@ -164,6 +175,10 @@ INEXPRESSIBLE = {
     ),
     "sizes": (Bidirectional(GRU(4), GRU(5)), "torch's layers are all alike"),
     "residual": (Stack([RNN(GRU(4)), RNN(GRU(4))], residual=True), "torch has no residual connections"),
+    "residual within": (
+        Stack([RNN(GRU(4)), Stack([RNN(GRU(4)), RNN(GRU(4))], residual=True)]),
+        "torch has no residual connections",
+    ),
 }
 
 
@@ -172,6 +187,31 @@ def test_what_torch_has_not(name):
     layer, message = INEXPRESSIBLE[name]
     with pytest.raises(ValueError, match=message):
         interop.torch.export_weights(layer, random_params(layer, 3))
+
+
+def test_several_dtypes():
+    state_dict = {name: np.ones(shape, np.float32) for name, shape in STATE.items()}
+    state_dict["bias_hh_l0"] = state_dict["bias_hh_l0"].astype(np.float16)
+    with pytest.raises(TypeError, match=r"the weights of one cell are in several dtypes: .*bias_hh_l0 in float16"):
+        interop.torch.import_weights(RNN(LSTM(4)), state_dict)
+
+
+def test_a_module_in_the_place_of_its_weights():
+    with pytest.raises(
+        TypeError, match=r"pass arrays by name, or a tree of them, such as module.state_dict\(\) of torch"
+    ):
+        interop.torch.import_weights(RNN(LSTM(4)), torch.nn.LSTM(3, 4))
+
+
+def test_integers_outside_of_the_prefix_do_not_matter():
+    model = torch.nn.ModuleDict(
+        {"rnn": torch.nn.GRU(3, 4), "rnn2": torch.nn.GRU(5, 6), "norm": torch.nn.BatchNorm1d(4)}
+    )
+    assert interop.torch.layer_for(model.state_dict(), prefix="rnn") == RNN(GRU(4))
+    with pytest.raises(
+        TypeError, match=r"norm.num_batches_tracked is not an array of floating-point numbers.*by prefix"
+    ):
+        interop.torch.layer_for(model.state_dict())
 
 
 def test_float64_needs_x64():
