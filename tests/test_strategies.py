@@ -49,7 +49,7 @@ def segments(request, monkeypatch):
 
 
 def results(cell, strategy, dtype=jnp.float32, **options):
-    """`(state, outputs)` and the gradients of a loss of both, by parameters, inputs and initial state."""
+    """The gradients of a loss, by parameters, inputs and initial state, and the `(state, outputs)` that it is of."""
     params = jax.tree.map(lambda p: p.astype(dtype), random_params(cell, I))  # the same numbers in every dtype
     inputs = jnp.asarray(normal(0, B, T, I), dtype)
     weights = jnp.asarray(normal(1, B, T, cell.output_size))
@@ -61,7 +61,7 @@ def results(cell, strategy, dtype=jnp.float32, **options):
 
     like = cell.initial_state((B,), dtype)
     state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), random_state(cell, (B,)), like)
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(params, inputs, state)
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(params, inputs, state)
 
 
 def to_float(tree):
@@ -72,7 +72,7 @@ def dtypes(tree):
     return jax.tree.map(lambda leaf: leaf.dtype, tree)
 
 
-@pytest.mark.parametrize("options", ["whole", "resets", "everything"])
+@pytest.mark.parametrize("options", ["whole", "resets"])  # everything at once is in float64 below
 @pytest.mark.parametrize("name", ALL)
 def test_agrees_with_plain(name, options):
     expected = results(ALL[name], "plain", **OPTIONS[options])
@@ -96,11 +96,11 @@ def test_agrees_in_float64(name):
 
 @pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru", "gru_reset_before", "lstm_layer_norm", "zoneout"])
 def test_agrees_in_bfloat16(name):
-    (_, exact), exact_gradients = results(ALL[name], "plain", jnp.float32, **OPTIONS["lengths"])
+    exact_gradients, exact = results(ALL[name], "plain", jnp.float32, **OPTIONS["lengths"])
     like = results(ALL[name], "plain", jnp.bfloat16, **OPTIONS["lengths"])
     for strategy in OTHERS:
-        (loss, found), gradients = results(ALL[name], strategy, jnp.bfloat16, **OPTIONS["lengths"])
-        assert dtypes(((loss, found), gradients)) == dtypes(like)
+        gradients, found = results(ALL[name], strategy, jnp.bfloat16, **OPTIONS["lengths"])
+        assert dtypes((gradients, found)) == dtypes(like)
         assert_close(to_float(found), exact, rtol=0.05)
         if name != "lstm_everything":  # there a rounding at the edge of a clip turns a gradient on or off
             assert_close(to_float(gradients), exact_gradients, rtol=0.25)
