@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import tyro
 
-from train import loop
+from train import devices, loop
 from train.data import mnist
-from train.mnist import ROW
 from train.mnist import Config as TrainingConfig
 
 
@@ -46,15 +45,15 @@ def main() -> None:
     one_batch = itertools.repeat(next(pipeline))
 
     optimizer, _ = loop.make_optimizer(training.peak_learning_rate(config.steps), config.steps)
-    params = classifier.init(jax.random.key(0), ROW)
-    step = loop.make_step(classifier, optimizer)
-    state = params, optimizer.init(params)
+    mesh = devices.make_mesh(None, training.batch_size)
+    state, shardings = loop.begin(classifier, optimizer, training.seed, mesh)
+    step = loop.make_step(classifier, optimizer, shardings)
     key = jax.random.key(1)
 
     def seconds(batches: Iterator[mnist.Batch], state: Any) -> tuple[float, Any]:
         start = time.perf_counter()
         for number, batch in enumerate(itertools.islice(batches, config.steps)):
-            *state, _ = step(*state, batch, key, number)
+            state, _ = step(state, devices.to_devices(mesh, batch), key, number)
         jax.block_until_ready(state)
         return time.perf_counter() - start, state
 

@@ -1,43 +1,80 @@
-"""The training loop, the optimizer, and evaluation."""
+"""The training loop that all programs share: steps, reports, validation, checkpoints, and an end when it must end."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from train.classifier import Classifier
-from train.data.mnist import Batch, Split, to_float
+from train import devices
+from train.checkpoints import Checkpoints
 from train.errors import UserError
+from train.stopping import StopRequest
 
-EVALUATION_BATCH = 1_000
+
+class Task(Protocol):
+    """What is learned."""
+
+    def init(self, key: jax.Array) -> Any:
+        """Draws the parameters."""
+
+    def carry(self) -> Any:
+        """What the first batch begins with, where one batch hands something on to the next, `[batch, ...]`; else ()."""
+
+    def loss(self, params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        """The loss of a batch, what it hands on, and further metrics."""
 
 
 class Reporter(Protocol):
     """Who is told how the training goes."""
 
+    def resumed(self, step: int) -> None:
+        """Takes the step of the checkpoint from which the training goes on."""
+
     def train(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes the mean loss and accuracy since the last call, the learning rate, and the seconds since the start."""
+        """Takes the means of the steps since the last call, the learning rate, and the seconds since the start."""
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes the loss and the accuracy on the validation set."""
+        """Takes what the validation gave."""
 
 
-class Evaluation(NamedTuple):
-    """What a network makes of a set of images.
+class State(NamedTuple):
+    """All that changes in training, but for the position in the data."""
+
+    params: Any
+    optimizer: Any
+    carry: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long to train, and how often to do what.
 
     Attributes:
-      loss: the mean cross entropy.
-      accuracy: the share that is classified rightly.
-      probabilities: `[number, classes]`, what it gives to each class.
+      steps: how many steps.
+      learning_rate: the highest.
+      log_every, validate_every, checkpoint_every: numbers of steps; the last step is always included.
+      profile: where to write a profile of ten steps, or None.
     """
 
-    loss: float
-    accuracy: float
-    probabilities: np.ndarray
+    steps: int
+    learning_rate: float
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
+    profile: str | None = None
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether something that is done so often is done after this step."""
+        return step % every == 0 or step == self.steps
 
 
 def make_optimizer(learning_rate: float, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -52,73 +89,150 @@ def make_optimizer(learning_rate: float, steps: int) -> tuple[optax.GradientTran
 
 
 def train(
-    classifier: Classifier,
-    params: dict[str, Any],
-    batches: Iterable[Batch],
-    validation: Split,
+    task: Task,
+    batches: grain.IterDataset,
+    plan: Plan,
     *,
-    learning_rate: float,
-    steps: int,
-    log_every: int,
-    validate_every: int,
-    key: jax.Array,
+    seed: int,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    validate: Callable[[Any], dict[str, float]],
     reporter: Reporter,
-) -> dict[str, Any]:
-    """Trains for `steps` steps and returns the parameters."""
-    optimizer, schedule = make_optimizer(learning_rate, steps)
-    optimizer_state = optimizer.init(params)
-    step = make_step(classifier, optimizer)
-    start, window = time.perf_counter(), []
-    for number, batch in zip(range(1, steps + 1), batches, strict=False):
-        params, optimizer_state, metrics = step(params, optimizer_state, batch, key, number)
-        window.append(metrics)
-        if number % log_every == 0 or number == steps:
-            loss, accuracy = np.mean(jax.device_get(window), axis=0)
-            if not np.isfinite(loss):
-                raise UserError(f"the loss is {loss} at step {number}: pass a lower --learning-rate")
-            seconds = time.perf_counter() - start
-            rate = float(schedule(number - 1))
-            reporter.train(number, dict(loss=loss, accuracy=accuracy, learning_rate=rate, seconds=seconds))
-            window = []
-        if number % validate_every == 0 or number == steps:
-            result = evaluate(classifier, params, validation)
-            reporter.validation(number, dict(loss=result.loss, accuracy=result.accuracy))
-    return params
+) -> Any:
+    """Trains, from the beginning or from the last checkpoint, and returns the parameters.
 
-
-def make_step(classifier: Classifier, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One step of training, compiled, from `(params, optimizer_state, batch, key, number)`.
-
-    It gives `(params, optimizer_state, metrics)`; the first two are donated.
+    Raises:
+      UserError: if the loss becomes infinite or not a number, if a checkpoint cannot be written, or if the run is asked
+        to stop; what was saved before is kept.
     """
+    optimizer, schedule = make_optimizer(plan.learning_rate, plan.steps)
+    state, shardings = begin(task, optimizer, seed, mesh)
+    step = make_step(task, optimizer, shardings)
+    iterator, key = iter(batches), jax.random.fold_in(jax.random.key(seed), 1)
+    first, window = 1, Window(state.params)
+    found = checkpoints.latest(_like(state, shardings))
+    if found is not None:
+        done, state, position = found
+        iterator.set_state(position)
+        first = done + 1
+        reporter.resumed(done)
+    start = time.perf_counter()
+    with StopRequest() as stop:
+        for number in range(first, plan.steps + 1):
+            _profile(plan, number - first)
+            state, report = step(state, devices.to_devices(mesh, next(iterator)), key, number)
+            window.add(number, report)
+            stopping = stop.requested(number)
+            if plan.due(plan.log_every, number):
+                metrics = window.means(checkpoints) | {"learning_rate": float(schedule(number - 1))}
+                seconds = (time.perf_counter() - start) / (number - first + 1) * number
+                reporter.train(number, metrics | {"seconds": seconds})
+            validation = None
+            if plan.due(plan.validate_every, number):
+                validation = validate(to_host(state.params))
+                reporter.validation(number, validation)
+            if plan.due(plan.checkpoint_every, number) or stopping:
+                window.check(checkpoints)
+                checkpoints.save(number, state, iterator.get_state(), validation)
+            if stopping:
+                checkpoints.wait()
+                raise UserError(
+                    f"stopped after step {number}, which is saved: start again with the same --workdir to go on"
+                )
+    checkpoints.wait()
+    return to_host(state.params)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(
-        params: Any, optimizer_state: Any, batch: Batch, key: jax.Array, number: int
-    ) -> tuple[Any, Any, tuple[jax.Array, jax.Array]]:
-        value_and_grad = jax.value_and_grad(classifier.loss, has_aux=True)
+
+def begin(task: Task, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> tuple[State, State]:
+    """The state before the first step, and how it lies on the devices."""
+
+    def draw(key: jax.Array) -> State:
+        params = task.init(key)
+        return State(params, optimizer.init(params), task.carry())
+
+    key = jax.random.key(seed)
+    shapes = jax.eval_shape(draw, key)
+    shardings = devices.state_shardings(mesh, shapes)
+    carry = jax.tree.map(lambda leaf: devices.batch_sharding(mesh), shapes.carry)
+    shardings = shardings._replace(carry=carry)
+    return jax.jit(draw, out_shardings=shardings)(key), shardings
+
+
+def _like(state: State, shardings: State) -> State:
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, shardings)
+
+
+def make_step(task: Task, optimizer: optax.GradientTransformation, shardings: State) -> Callable[..., Any]:
+    """One step of training, compiled, from `(state, batch, key, number)` to `(state, report)`; the state is donated."""
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+    def step(state: State, batch: Any, key: jax.Array, number: int) -> tuple[State, Any]:
+        value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
         step_key = jax.random.fold_in(key, number)
-        (loss, accuracy), gradient = value_and_grad(params, batch.images, batch.labels, step_key)
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, (loss, accuracy)
+        (loss, (carry, metrics)), gradient = value_and_grad(state.params, state.carry, batch, step_key)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        report = {"loss": loss, **metrics}, _finite(state.params), _finite(gradient)
+        return State(params, optimizer_state, carry), report
 
     return step
 
 
-@functools.partial(jax.jit, static_argnames="classifier")
-def log_probabilities(classifier: Classifier, params: dict[str, Any], images: jax.Array) -> jax.Array:
-    """The logarithm of what the network gives to each class."""
-    return jax.nn.log_softmax(classifier.apply(params, images))
+def _finite(tree: Any) -> jax.Array:
+    """For each leaf of a tree whether all of it is finite."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
-def evaluate(classifier: Classifier, params: dict[str, Any], split: Split) -> Evaluation:
-    """What the network makes of every image of `split`."""
-    starts = range(0, len(split.labels), EVALUATION_BATCH)
-    parts = [
-        log_probabilities(classifier, params, to_float(split.images[start : start + EVALUATION_BATCH]))
-        for start in starts
-    ]
-    logs = np.concatenate(jax.device_get(parts))
-    loss = -np.mean(logs[np.arange(len(logs)), split.labels])
-    accuracy = np.mean(np.argmax(logs, axis=-1) == split.labels)
-    return Evaluation(float(loss), float(accuracy), np.exp(logs))
+class Window:
+    """The steps since the last report, and whether everything in them was finite."""
+
+    def __init__(self, params: Any) -> None:
+        self.names = [
+            jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(params)
+        ]
+        self.steps: list[tuple[int, Any]] = []
+        self.unchecked = 0
+
+    def add(self, number: int, report: Any) -> None:
+        """Takes what a step reports, which may not be computed yet."""
+        self.steps.append((number, report))
+        self.unchecked += 1
+
+    def check(self, checkpoints: Checkpoints) -> None:
+        """Raises a `UserError` if anything was not finite; it names the first."""
+        for number, report in jax.device_get(self.steps[len(self.steps) - self.unchecked :]):
+            metrics, params, gradient = report
+            if np.isfinite(metrics["loss"]) and params.all() and gradient.all():
+                continue
+            what = "the loss"
+            if not params.all():
+                what = f"the parameter {self.names[int(np.argmin(params))]}"
+            elif not gradient.all():
+                what = f"the gradient of {self.names[int(np.argmin(gradient))]}"
+            checkpoints.wait()
+            raise UserError(
+                f"the loss is {metrics['loss']} at step {number}, and the first that is not finite is {what}: pass a "
+                f"lower --learning-rate{checkpoints.kept()}"
+            )
+        self.unchecked = 0
+
+    def means(self, checkpoints: Checkpoints) -> dict[str, float]:
+        """The mean of each metric, and a new beginning."""
+        self.check(checkpoints)
+        metrics = [metrics for _, (metrics, _, _) in jax.device_get(self.steps)]
+        self.steps = []
+        names = ["loss", *sorted(metrics[0].keys() - {"loss"})]
+        return {name: float(np.mean([one[name] for one in metrics])) for name in names}
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays from all devices and all processes, as NumPy's."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
+
+
+def _profile(plan: Plan, done: int) -> None:
+    """Begins a profile after ten steps, when all is compiled, and ends it after ten more."""
+    if plan.profile and done == 10:
+        jax.profiler.start_trace(plan.profile)
+    if plan.profile and done == 20:
+        jax.profiler.stop_trace()

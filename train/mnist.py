@@ -3,74 +3,47 @@
     python -m train.mnist --cell=gru
 
 At the end it says how many of the 10,000 test images the network gets right, and leaves in its workdir the
-configuration, the metrics, the results and three pictures.
+configuration, the metrics, checkpoints, the results and pictures.
 """
 
 import dataclasses
-import math
 import pathlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-import flaxrnn
-from train import loop, pictures
-from train.classifier import Classifier
+from train import devices, loop, reading
+from train.classifier import READINGS, Classifier
 from train.data import mnist
 from train.errors import UserError, told_to_the_user
+from train.evaluation import Evaluation, evaluate
+from train.network import NetworkOptions
+from train.options import check_positive, default, flag
+from train.pictures import gates
+from train.pictures import mnist as pictures
 from train.progress import ProgressDisplay
-from train.workdir import Workdir, default_path
+from train.report import Report, show
+from train.workdir import Workdir, open_workdir
 
 CLASSES = 10
 ROW = 28
 EPOCHS = 15
 LOG_EVERY = 20
-# options of a cell, with the values at which they need not be passed on
-CELL_OPTIONS = dict(
-    peephole=None, coupled=None, forget_bias=None, reset_after=None, layer_norm=False, recurrent_dropout=0.0
-)
 
 
-def default(text: str) -> Any:
-    """What `--help` says in place of an option's default."""
-    return tyro.conf.arg(help_behavior_hint=f"({text})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(NetworkOptions):
     """Train a recurrent network that reads each MNIST digit row by row: a row of 28 pixels is a time step."""
 
-    cell: Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))] = "gru"
-    """What happens in one time step."""
-    hidden_size: int = 128
-    """Features of the hidden state, in each direction."""
-    layers: int = 1
-    """Recurrent layers on top of each other."""
     bidirectional: bool = False
-    """Read from the top and from the bottom, with a cell for each direction."""
-    peephole: Annotated[bool | None, default("lstm; default: no")] = None
-    """The gates see the cell state."""
-    coupled: Annotated[bool | None, default("lstm; default: no")] = None
-    """The input gate is one minus the forget gate."""
-    forget_bias: Annotated[float | None, default("lstm; default: 1.0")] = None
-    """Where the bias of the forget gate begins."""
-    reset_after: Annotated[bool | None, default("gru, mgu; default: yes")] = None
-    """The reset gate acts after the matrix product; before it in the GRU of arXiv 1406.1078v3."""
-    dropout: float = 0.0
-    """How many features are dropped between the layers, and before the last dense one."""
-    recurrent_dropout: float = 0.0
-    """How many features of the candidate are dropped, the same ones at all steps."""
-    zoneout: float = 0.0
-    """How many features of the state stay what they were, at each step anew."""
-    layer_norm: bool = False
-    """Layer normalisation inside the gates."""
-    residual: bool = False
-    """Each layer but the first adds its input to its output."""
+    """Read from the beginning and from the end, with a cell for each direction."""
+    read: Literal["rows", "columns", "pixels", "permuted-pixels"] = "rows"
+    """What a time step is; pixels are 784 steps, in one fixed random order if permuted."""
     batch_size: int = 128
     """Images in a training step."""
     learning_rate: Annotated[float | None, default("default: fits the cell and the number of steps")] = None
@@ -81,42 +54,27 @@ class Config:
     """How many training steps to do, instead of --epochs."""
     shift: int = 1
     """Training images are shifted at random by up to so many pixels, so that there are more of them to learn from."""
-    seed: int = 0
-    """For the initial weights and the order of the images. The same seed gives the same numbers."""
-    workdir: Annotated[pathlib.Path | None, default("default: runs/mnist-CELL-DATE")] = None
-    """Where the run leaves its results and pictures."""
     data_dir: Annotated[pathlib.Path | None, default("default: ~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared images."""
 
-    def make_classifier(self) -> Classifier:
-        """The network that the options describe.
+    def check(self) -> None:
+        """Raises a `UserError` unless the numbers can be trained with."""
+        super().check()
+        check_positive(self, "batch_size", "learning_rate", "epochs", "steps")
+        if self.epochs is not None and self.steps is not None:
+            raise UserError("--epochs and --steps both say how long to train: pass one of them")
+        if not 0 <= self.shift < ROW:
+            raise UserError(f"--shift={self.shift}: pass a number of pixels from 0 to {ROW - 1}")
 
-        Raises:
-          UserError: if they do not describe one.
-        """
-        if self.cell not in flaxrnn.cells.CELLS:
-            raise UserError(f"--cell={self.cell}: there is no such cell: pass one of {', '.join(flaxrnn.cells.CELLS)}")
-        options = {name: getattr(self, name) for name, usual in CELL_OPTIONS.items() if getattr(self, name) != usual}
-        for name in options:
-            owners = [cell for cell in flaxrnn.cells.CELLS if name in option_names(cell)]
-            if self.cell not in owners:
-                given = flag(f"no_{name}" if options[name] is False else name)
-                raise UserError(f"{given} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")
-        try:
-            cell = flaxrnn.cells.make(self.cell, hidden_size=self.hidden_size, **options)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if self.zoneout:
-            has_memory = hasattr(jax.eval_shape(cell.initial_state), "cell")
-            cell = flaxrnn.cells.Zoneout(cell, self.zoneout, self.zoneout if has_memory else 0.0)
-        layer = flaxrnn.Bidirectional(cell, cell) if self.bidirectional else flaxrnn.RNN(cell)
-        return Classifier(flaxrnn.Stack([layer] * self.layers, self.dropout, self.residual), CLASSES)
+    def make_classifier(self) -> Classifier:
+        """The network that the options describe."""
+        return Classifier(self.make_layers(self.bidirectional), CLASSES, self.read, self.strategy, self.precision)
 
     def total_steps(self, images: int) -> int:
         """How many training steps to do with so many training images."""
         if self.batch_size > images:
             raise UserError(
-                f"--batch-size={self.batch_size}: there are {images} training images: pass no more than that"
+                f"{flag('batch_size')}={self.batch_size}: there are {images} training images: pass no more than that"
             )
         if self.steps is not None:
             return self.steps
@@ -129,52 +87,12 @@ class Config:
         short_run = 3e-3 if self.cell in ("elman", "rnn") else 1e-2
         return short_run * min(1.0, (800 / steps) ** 0.5)
 
-    def check(self) -> None:
-        """Raises a `UserError` unless the numbers can be trained with."""
-        for name in ("hidden_size", "layers", "batch_size", "learning_rate", "epochs", "steps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 2**31:
-                raise UserError(f"{flag(name)}={value}: pass a positive number below 2^31")
-        if self.epochs is not None and self.steps is not None:
-            raise UserError("--epochs and --steps both say how long to train: pass one of them")
-        if self.forget_bias is not None and not math.isfinite(self.forget_bias):
-            raise UserError(f"--forget-bias={self.forget_bias}: pass a finite number")
-        for name in ("dropout", "recurrent_dropout", "zoneout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise UserError(f"{flag(name)}={value}: pass a probability, from 0 up to but not 1")
-        if self.residual and self.layers == 1:
-            raise UserError("--residual needs a layer to add to: pass --layers=2 or more")
-        if not 0 <= self.shift < ROW:
-            raise UserError(f"--shift={self.shift}: pass a number of pixels from 0 to {ROW - 1}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed={self.seed}: pass a number from 0 to {2**32 - 1}")
-
-
-def flag(name: str) -> str:
-    """The option of the command line that sets the field `name`."""
-    return f"--{name.replace('_', '-')}"
-
-
-def option_names(cell: str) -> set[str]:
-    """The names of the options that a cell's constructor takes."""
-    return {field.name for field in dataclasses.fields(flaxrnn.cells.CELLS[cell])}
-
-
-class Report:
-    """Tells the user and the workdir how the training goes."""
-
-    def __init__(self, display: ProgressDisplay, workdir: Workdir) -> None:
-        self.display = display
-        self.workdir = workdir
-
-    def train(self, step: int, metrics: dict[str, float]) -> None:
-        self.display.train(step, metrics["loss"], metrics["accuracy"], metrics["seconds"])
-        self.workdir.log(split="train", step=step, **metrics)
-
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
-        self.display.validation(step, metrics["loss"], metrics["accuracy"])
-        self.workdir.log(split="validation", step=step, **metrics)
+    def resolved(self, images: int) -> "Config":
+        """The options with how long and how fast to learn filled in, as they hold in any folder."""
+        steps = self.total_steps(images)
+        rate = self.peak_learning_rate(steps)
+        data_dir = self.data_dir and self.data_dir.absolute()
+        return dataclasses.replace(self, steps=steps, epochs=None, learning_rate=rate, data_dir=data_dir)
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:
@@ -182,63 +100,91 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     start = time.perf_counter()
     config.check()
     classifier = config.make_classifier()
+    devices.join_processes(config)
+    mesh = devices.make_mesh(config.mesh, config.batch_size)
     data = mnist.load(config.data_dir)
-    steps = config.total_steps(len(data.train.labels))
-    learning_rate = config.peak_learning_rate(steps)
-    workdir = Workdir(config.workdir or default_path(f"mnist-{config.cell}"))
-    resolved = dataclasses.replace(config, steps=steps, learning_rate=learning_rate, workdir=workdir.path)
-    workdir.write_config({**dataclasses.asdict(resolved), "network": repr(classifier.layers)})
-    params = classifier.init(jax.random.key(config.seed), ROW)
-    console.print(
-        f"{classifier.layers}\n{steps} steps of {config.batch_size} images on {jax.devices()[0].device_kind}",
-        highlight=False,
-    )
-
-    with ProgressDisplay(console, steps) as display:
-        params = loop.train(
-            classifier,
-            params,
-            mnist.batches(data.train, config.batch_size, config.seed, config.shift),
-            data.validation,
-            learning_rate=learning_rate,
-            steps=steps,
+    config = config.resolved(len(data.train.labels))
+    assert config.steps is not None
+    assert config.learning_rate is not None
+    validate_every = max(1, min(config.steps // 10, len(data.train.labels) // config.batch_size))
+    described = {**dataclasses.asdict(config), "network": repr(classifier.layers)}
+    with open_workdir(f"mnist-{config.cell}", config, described) as workdir:
+        plan = loop.Plan(
+            steps=config.steps,
+            learning_rate=config.learning_rate,
             log_every=LOG_EVERY,
-            validate_every=max(1, min(steps // 10, len(data.train.labels) // config.batch_size)),
-            key=jax.random.fold_in(jax.random.key(config.seed), 1),
-            reporter=Report(display, workdir),
+            validate_every=validate_every,
+            checkpoint_every=config.checkpoint_every or validate_every,
+            profile=str(workdir.path / "profile") if config.profile else None,
         )
-    test = loop.evaluate(classifier, params, data.test)
-    results = {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "steps": steps,
-        "seconds": round(time.perf_counter() - start, 2),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-    }
-    workdir.write_results(results)
-    draw(workdir, f"MNIST row by row: {config.cell}", data.test, test)
-    show(console, results, len(data.test.labels), workdir)
+        console.print(
+            f"{classifier.layers}\n{plan.steps} steps of {config.batch_size} images on {mesh.size} x "
+            f"{jax.devices()[0].device_kind}",
+            highlight=False,
+        )
+        with ProgressDisplay(console, plan.steps) as display:
+            params = loop.train(
+                classifier,
+                mnist.batches(
+                    data.train, config.batch_size, config.seed, config.shift, devices.local_rows(config.batch_size)
+                ),
+                plan,
+                seed=config.seed,
+                mesh=mesh,
+                checkpoints=workdir.checkpoints,
+                validate=lambda params: evaluate(classifier, params, data.validation).metrics(),
+                reporter=Report(display, workdir, config.log == "tensorboard"),
+            )
+        workdir.write_params(params)
+        test = evaluate(classifier, params, data.test)
+        results = {
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+            "steps": plan.steps,
+            "seconds": round(time.perf_counter() - start, 2),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        }
+        if devices.is_first_process():
+            draw(workdir, config, classifier, params, data.test, test)
+            show(console, table(results, len(data.test.labels), workdir))
+        workdir.write_results(results)
     return results
 
 
-def draw(workdir: Workdir, title: str, split: mnist.Split, evaluation: loop.Evaluation) -> None:
-    """Draws the three pictures of the run."""
+def draw(
+    workdir: Workdir, config: Config, classifier: Classifier, params: Any, split: mnist.Split, evaluation: Evaluation
+) -> None:
+    """Draws the pictures of the run."""
+    title = f"MNIST, {config.read}: {config.cell}"
     predictions = np.argmax(evaluation.probabilities, axis=-1)
     pictures.curves(workdir.path / "curves.png", title, workdir.metrics)
     pictures.confusion(workdir.path / "confusion.png", title, split.labels, predictions, CLASSES)
     pictures.mistakes(workdir.path / "mistakes.png", title, split.images, split.labels, evaluation.probabilities)
+    draw_gates(workdir, config, classifier, params, split)
 
 
-def show(console: Console, results: dict[str, Any], images: int, workdir: Workdir) -> None:
-    """Prints the results as a short table."""
-    table = Table(show_header=False)
-    table.add_row("test accuracy", f"{results['test_accuracy']:.2%} of {images:,} images")
-    table.add_row("test loss", f"{results['test_loss']:.4f}")
-    table.add_row("steps", f"{results['steps']:,}")
-    table.add_row("time", f"{results['seconds']:.0f} s")
-    table.add_row("parameters", f"{results['parameters']:,}")
-    table.add_row("workdir", str(workdir.path))
-    console.print(table, highlight=False)
+def draw_gates(workdir: Workdir, config: Config, classifier: Classifier, params: Any, split: mnist.Split) -> None:
+    """Draws what the first layer's cell, the forward one, does while it reads the first test image."""
+    cell, own = config.make_cell(), params["layers"]["layer_0"]
+    own = own["forward"] if config.bidirectional else own
+    sequence = READINGS[config.read](jnp.asarray(mnist.to_float(split.images[:1])))[0]
+    steps = {name: np.asarray(values) for name, values in reading.read(cell, own, sequence).items()}
+    kind = config.read.split("-")[-1].rstrip("s")
+    if "hidden" in steps:
+        title = f"{cell}: what happens while it reads a {split.labels[0]}"
+        gates.gates(workdir.path / "gates.png", title, np.asarray(sequence), steps, kind)
+
+
+def table(results: dict[str, Any], images: int, workdir: Workdir) -> dict[str, str]:
+    """The results as a reader wants them."""
+    return {
+        "test accuracy": f"{results['test_accuracy']:.2%} of {images:,} images",
+        "test loss": f"{results['test_loss']:.4f}",
+        "steps": f"{results['steps']:,}",
+        "time": f"{results['seconds']:.0f} s",
+        "parameters": f"{results['parameters']:,}",
+        "workdir": str(workdir.path),
+    }
 
 
 def main() -> None:

@@ -46,20 +46,34 @@ class ProgressDisplay:
     ) -> None:
         self.bar.stop()
 
-    def train(self, step: int, loss: float, accuracy: float, seconds: float) -> None:
-        """Shows the loss and the accuracy of the last steps, `seconds` after the first one began."""
-        speed = step / seconds
-        numbers = f"loss {loss:.4f}  accuracy {accuracy:.2%}  {speed:.1f} steps/s"
+    def resumed(self, step: int) -> None:
+        """Says that the training goes on after a step."""
+        self.bar.update(self.task, completed=step)
+        self.line(f"goes on after step {step}, whose checkpoint was saved")
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows the metrics of the last steps, `seconds` after the first one began."""
+        speed = step / metrics["seconds"]
+        numbers = f"{shown(metrics)}  {speed:.1f} steps/s"
         self.bar.update(self.task, completed=step, numbers=numbers)
         if not self.live and (time.perf_counter() - self.last_line > SECONDS_BETWEEN_LINES or step == self.steps):
             left = (self.steps - step) / speed
             self.line(f"step {step}/{self.steps}  {numbers}  {left:.0f} s left")
             self.last_line = time.perf_counter()
 
-    def validation(self, step: int, loss: float, accuracy: float) -> None:
-        """Shows the loss and the accuracy on the validation set."""
-        self.line(f"step {step}/{self.steps}  validation loss {loss:.4f}  accuracy {accuracy:.2%}")
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows the metrics of the validation set."""
+        self.line(f"step {step}/{self.steps}  validation {shown(metrics)}")
 
     def line(self, text: str) -> None:
         """Writes a line above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def shown(metrics: dict[str, float]) -> str:
+    """Metrics for a reader: those of the training itself, not its speed and its learning rate."""
+    parts = []
+    for name, value in metrics.items():
+        if name not in ("seconds", "learning_rate"):
+            parts.append(f"{name} {value:.2%}" if name == "accuracy" else f"{name} {value:.4f}")
+    return "  ".join(parts)

@@ -1,59 +1,167 @@
-"""The folder in which a run leaves what it did."""
+"""The folder in which a run leaves what it did, and from which a run that was broken off goes on."""
 
 import datetime
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Self
 
+import filelock
+
+from flaxrnn import interop
+from train import devices
+from train.checkpoints import Checkpoints
 from train.errors import UserError
+from train.options import RunOptions, flag
+
+PARAMS = "params.safetensors"
 
 
 class Workdir:
     """The folder of one run.
 
-    It holds `config.json`, `metrics.jsonl` (a line each logged step), `results.json` and pictures.
+    It holds `config.json`, `metrics.jsonl` (a line each logged step), checkpoints, `results.json` and pictures. One
+    program at a time uses it. Of several processes the first writes.
 
     Args:
-      path: the folder; it is made, and must not hold a run already.
+      path: the folder; it is made. If it holds the same run, broken off, that is gone on with.
+      numbers: the options that say what is computed.
+      config: all options, for `config.json`.
+      keep: how many of the last checkpoints are kept.
 
     Raises:
-      UserError: if it cannot be made, or holds a run.
+      UserError: if it cannot be made, is in use, or holds another run or one that is finished.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, numbers: dict[str, Any], config: dict[str, Any], keep: int = 2) -> None:
         self.path = path
+        self.metrics: list[dict[str, Any]] = []
+        self._writes = devices.is_first_process()
+        self._lock = filelock.FileLock(path / "lock")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "metrics.jsonl").open("x").close()  # the claim: of two programs one makes it
-        except FileExistsError as error:
-            what = "is a file" if path.is_file() else "holds a run already"
-            raise UserError(f"the workdir {path} {what}: pass another --workdir") from error
+            if self._writes:
+                self._lock.acquire(blocking=False)
+            self._claim(_plain(numbers))
+            if self._writes:
+                self._write_json("config.json", {**config, "numbers": numbers})
+        except filelock.Timeout as error:
+            raise UserError(f"the workdir {path} is in use by another program: pass another --workdir") from error
         except OSError as error:
+            if path.is_file():
+                raise UserError(f"the workdir {path} is a file: pass another --workdir") from error
             raise UserError(f"the workdir {path} cannot be written ({error}): pass another --workdir") from error
-        self.metrics: list[dict[str, Any]] = []
+        self.checkpoints = Checkpoints(path / "checkpoints", keep)
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Writes `config.json`."""
-        self._write_json("config.json", config)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.checkpoints.close()
+        self._lock.release()
+
+    def _claim(self, numbers: dict[str, Any]) -> None:
+        """Raises an error unless the folder is empty, or holds this run, unfinished."""
+        before = read_config(self.path)
+        if before is None:
+            if {entry.name for entry in self.path.iterdir()} - {"lock"}:
+                raise UserError(f"the workdir {self.path} holds something else than a run: pass another --workdir")
+            return
+        known = before["numbers"]
+        for name in sorted(known.keys() | numbers.keys()):
+            if known.get(name) != numbers.get(name):
+                raise UserError(
+                    f"the workdir {self.path} holds a run with {flag(name)}={known.get(name)}, not "
+                    f"{numbers.get(name)}: pass the same options to go on with it, or another --workdir"
+                )
+        if is_finished(self.path):
+            raise UserError(f"the workdir {self.path} holds this run already, finished: pass another --workdir")
+
+    def resumed(self, step: int) -> None:
+        """Keeps of the metrics what was logged up to the step of a checkpoint."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        for line in lines:
+            try:
+                metrics = json.loads(line)
+            except json.JSONDecodeError:
+                break  # half a line, where the run was broken off
+            if metrics["step"] <= step:
+                self.metrics.append(metrics)
+        if self._writes:
+            self._write("metrics.jsonl", "".join(json.dumps(metrics) + "\n" for metrics in self.metrics))
+
+    def write_params(self, params: Any) -> None:
+        """Writes what was learned to `params.safetensors`."""
+        if self._writes:
+            interop.save(self.path / PARAMS, params)
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes `results.json`."""
-        self._write_json("results.json", results)
+        """Writes `results.json`, with which a run is finished."""
+        if self._writes:
+            self._write_json("results.json", results)
 
     def log(self, **metrics: Any) -> None:
         """Adds a line to `metrics.jsonl`."""
         metrics = {key: value if isinstance(value, int | str) else float(value) for key, value in metrics.items()}
         self.metrics.append(metrics)
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        if self._writes:
+            with (self.path / "metrics.jsonl").open("a" if len(self.metrics) > 1 else "w") as file:
+                file.write(json.dumps(metrics) + "\n")
 
     def _write_json(self, name: str, content: Any) -> None:
+        self._write(name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
         unfinished = self.path / f"{name}.unfinished"
-        unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        unfinished.write_text(text)
         os.replace(unfinished, self.path / name)
+
+
+def open_workdir(program: str, options: RunOptions, config: dict[str, Any]) -> Workdir:
+    """The folder of a run: the one that is asked for, the one to resume, or a new one.
+
+    Args:
+      program: what the folder's name begins with, such as `mnist-gru`.
+      options: what the program was given, with every default that depends on something else filled in.
+      config: what `config.json` says besides.
+    """
+    path = options.workdir
+    if options.resume:
+        unfinished = [path for path in pathlib.Path("runs").glob(f"{program}-*") if is_unfinished(path)]
+        if not unfinished:
+            raise UserError(f"--resume: there is no run {program}-... in runs/ that was broken off: leave --resume out")
+        path = max(unfinished, key=lambda path: path.stat().st_mtime)
+    if path is None and options.distributed:
+        raise UserError("--distributed: pass a --workdir that all processes see")
+    return Workdir(path or default_path(program), options.numbers(), config, options.keep)
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any] | None:
+    """What `config.json` in a folder holds; None if there is none."""
+    try:
+        return dict(json.loads((path / "config.json").read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def is_finished(path: pathlib.Path) -> bool:
+    """Whether the folder holds a run that came to its end."""
+    return (path / "results.json").exists()
+
+
+def is_unfinished(path: pathlib.Path) -> bool:
+    """Whether the folder holds a run that was broken off."""
+    return (path / "config.json").exists() and not is_finished(path)
 
 
 def default_path(name: str) -> pathlib.Path:
     """`runs/NAME-DATE`, with the time of day, so that each run has its own."""
     return pathlib.Path("runs") / f"{name}-{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+
+
+def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return dict(json.loads(json.dumps(numbers, default=str)))

@@ -17,16 +17,12 @@ from rich.console import Console
 
 import flaxrnn
 from tests.own_cell import Leaky
-from train import mnist, pictures
+from tests.train.conftest import quickly
+from train import classifier, mnist
 from train.errors import UserError
-from train.workdir import Workdir
+from train.pictures import mnist as pictures
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
 
 
 def program(*arguments, cwd=ROOT):
@@ -35,9 +31,12 @@ def program(*arguments, cwd=ROOT):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
 
-def run(data_dir, workdir, **options):
-    config = mnist.Config(hidden_size=16, steps=40, data_dir=data_dir, workdir=workdir, **options)
-    return mnist.run(config, Console(quiet=True))
+def run(data_dir, workdir, draw=False, **options):
+    """A short run in this process."""
+    usual = dict(hidden_size=16, steps=40, strategy="plain", checkpoint_every=40, data_dir=data_dir, workdir=workdir)
+    config = mnist.Config(**usual | options)
+    with quickly(draw):
+        return mnist.run(config, Console(quiet=True))
 
 
 def test_the_program_and_what_it_leaves(data_dir, tmp_path):
@@ -60,7 +59,7 @@ def test_the_program_and_what_it_leaves(data_dir, tmp_path):
     assert [line["step"] for line in lines if line["split"] == "train"] == [20, 40, 60]
     assert [line["step"] for line in lines if line["split"] == "validation"] == list(range(6, 61, 6))
     assert lines[0]["loss"] > lines[-2]["loss"]
-    for name in ("curves.png", "confusion.png", "mistakes.png"):
+    for name in ("curves.png", "confusion.png", "mistakes.png", "gates.png"):
         picture = imread(workdir / name)
         assert min(picture.shape[:2]) > 400
         assert len(np.unique(picture)) > 50
@@ -108,6 +107,10 @@ WRONG_OPTIONS = {
     "--cell=lstm --reset-after": "--reset-after does not go with --cell=lstm: it is an option of gru, mgu",
     "--cell=mgu --no-coupled": "--no-coupled does not go with --cell=mgu: it is an option of lstm",
     "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu, leaky",
+    "--resume --workdir=x": "--resume finds a workdir by itself: pass it or --workdir, which goes on with what it has",
+    "--strategy=fast": "--strategy=fast: there is no such strategy: pass one of auto, plain, fused, checkpointed",
+    "--processes=2": "--processes is for several processes: pass --distributed too",
+    "--keep=0": "--keep=0: pass a positive number below 2^31",
     "--steps=3 --epochs=2": "--epochs and --steps both say how long to train: pass one of them",
     "--dropout=1": "--dropout=1.0: pass a probability, from 0 up to but not 1",
     "--zoneout=-0.1": "--zoneout=-0.1: pass a probability, from 0 up to but not 1",
@@ -133,11 +136,12 @@ def test_wrong_options(arguments, capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
-def test_a_workdir_that_holds_a_run_is_left_alone(data_dir, tmp_path):
+def test_a_workdir_that_holds_something_else_is_left_alone(data_dir, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}")
-    with pytest.raises(UserError, match="holds a run already: pass another --workdir"):
+    with pytest.raises(UserError, match="holds something else than a run: pass another --workdir"):
         run(data_dir, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "lock"}
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}"
 
 
 def test_a_workdir_that_cannot_be_written(data_dir, tmp_path):
@@ -161,14 +165,46 @@ class SquareRoot(flaxrnn.cells.Elman):
 
 def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, data_dir, tmp_path):
     monkeypatch.setitem(flaxrnn.cells.CELLS, "root", SquareRoot)
-    with pytest.raises(UserError, match=r"the loss is nan at step 20: pass a lower --learning-rate"):
+    with pytest.raises(
+        UserError, match=r"the loss is nan at step 1, and the first that is not finite is the gradient of "
+    ):
         run(data_dir, tmp_path, cell="root")
 
 
-def test_two_runs_do_not_share_a_workdir(tmp_path):
-    Workdir(tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run already"):
-        Workdir(tmp_path / "run")
+def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(monkeypatch, data_dir, tmp_path):
+    real = mnist.mnist.batches
+
+    def spoilt(*arguments):
+        def spoil(number, batch):
+            return batch._replace(images=batch.images * (np.nan if number == 25 else 1))
+
+        return SpoiltBatches(real(*arguments), spoil)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mnist.mnist, "batches", spoilt)
+        with pytest.raises(
+            UserError, match=r"the loss is nan at step 25, .* pass a lower --learning-rate; the checkpoint of"
+        ):
+            run(data_dir, tmp_path, checkpoint_every=10)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()} >= {"20"}
+    assert run(data_dir, tmp_path, checkpoint_every=10)["test_loss"] < 2.2  # with the data as they are it goes on
+
+
+class SpoiltBatches:
+    """Batches of which some are changed on the way."""
+
+    def __init__(self, batches, change):
+        self.iterator, self.change, self.number = iter(batches), change, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.number += 1
+        return self.change(self.number, next(self.iterator))
+
+    def get_state(self):
+        return self.iterator.get_state()
 
 
 SWITCHES = {
@@ -184,6 +220,8 @@ SWITCHES = {
     "recurrent_dropout": dict(recurrent_dropout=0.5),
     "zoneout": dict(zoneout=0.5),
     "seed": dict(seed=1),
+    "precision": dict(precision="bfloat16"),
+    "read": dict(read="columns"),
 }
 
 
@@ -193,10 +231,10 @@ def test_no_option_does_nothing(name):
 
     def logits(**options):
         config = mnist.Config(hidden_size=8, **options)
-        classifier = config.make_classifier()
-        params = classifier.init(jax.random.key(config.seed), 28)
+        network = config.make_classifier()
+        params = network.init(jax.random.key(config.seed))
         params = jax.tree.map(lambda p: p + 0.1, params)  # so that peepholes and biases count
-        return classifier.apply(params, jax.random.normal(jax.random.key(1), (4, 28, 28)), jax.random.key(2))
+        return network.apply(params, jax.random.normal(jax.random.key(1), (4, 28, 28)), jax.random.key(2))
 
     options = SWITCHES[name]
     without = {key: value for key, value in options.items() if key != name}
@@ -225,7 +263,39 @@ def test_any_cell_can_be_trained(monkeypatch, data_dir, tmp_path):
             return (total,), total
 
     monkeypatch.setitem(flaxrnn.cells.CELLS, "sum", Sum)
-    assert run(data_dir, tmp_path, cell="sum")["test_loss"] < 2.2
+    assert run(data_dir, tmp_path, draw=True, cell="sum")["test_loss"] < 2.2
+
+
+READINGS = {"columns": {}, "pixels": {"steps": 3}, "permuted-pixels": {"steps": 3}}
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_every_way_to_read(read, data_dir, tmp_path):
+    assert np.isfinite(run(data_dir, tmp_path, draw=True, read=read, **READINGS[read])["test_loss"])
+
+
+def test_pixels_are_read_one_by_one_in_a_fixed_order():
+    image = np.arange(784).reshape(1, 28, 28)
+    assert np.array_equal(classifier.READINGS["columns"](image)[0, 3], image[0, :, 3])
+    assert np.array_equal(classifier.READINGS["pixels"](image)[0, :, 0], np.arange(784))
+    permuted = classifier.READINGS["permuted-pixels"](image)[0, :, 0]
+    assert np.array_equal(permuted, np.random.default_rng(0).permutation(784))
+
+
+OPTIONS = {
+    "bfloat16": {"precision": "bfloat16"},
+    "strategy": {"strategy": "checkpointed"},
+    "tensorboard": {"log": "tensorboard"},
+    "profile": {"profile": True},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_a_run(name, data_dir, tmp_path):
+    assert run(data_dir, tmp_path, **OPTIONS[name])["test_loss"] < 2.2
+    written = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert ("events" in written) == (name == "tensorboard")
+    assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (name == "profile")
 
 
 def test_help_explains_every_option():
@@ -248,7 +318,7 @@ def test_help_explains_every_option():
 
 def test_a_progress_bar_on_a_terminal(data_dir, tmp_path, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
-    config = mnist.Config(hidden_size=8, steps=25, data_dir=data_dir, workdir=tmp_path)
+    config = mnist.Config(hidden_size=8, steps=25, data_dir=data_dir, workdir=tmp_path / "run")
     with (tmp_path / "screen").open("w") as screen:
         mnist.run(config, Console(file=screen, force_terminal=True, width=120))
     shown = (tmp_path / "screen").read_text()

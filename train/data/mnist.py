@@ -78,7 +78,7 @@ def load(data_dir: pathlib.Path | None = None) -> MNIST:
             ) from error
 
 
-def batches(split: Split, batch_size: int, seed: int, shift: int = 0) -> grain.IterDataset:
+def batches(split: Split, batch_size: int, seed: int, shift: int = 0, rows: slice = slice(None)) -> grain.IterDataset:
     """Endless shuffled batches: all images once, in an order of their own, then all of them in another.
 
     Args:
@@ -86,11 +86,13 @@ def batches(split: Split, batch_size: int, seed: int, shift: int = 0) -> grain.I
       batch_size: how many images a batch has.
       seed: the order and the shifts; the same seed gives the same batches.
       shift: by up to how many pixels an image is shifted, at random, in each direction.
+      rows: which rows of each batch to read, for one process of several; together they have the batch that one has.
     """
 
     def gather(chosen: np.ndarray, generator: np.random.Generator) -> Batch:
-        images = shifted(split.images[chosen], shift, generator)
-        return Batch(to_float(images), split.labels[chosen])
+        moves = generator.integers(0, 2 * shift + 1, (2, batch_size))
+        images = shifted(split.images[chosen[rows]], shift, moves[:, rows])
+        return Batch(to_float(images), split.labels[chosen[rows]])
 
     indices = grain.MapDataset.source(ShuffledIndices(len(split.labels), batch_size, seed)).seed(seed)
     return indices.random_map(gather).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=16))
@@ -127,13 +129,12 @@ def order(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-def shifted(images: np.ndarray, shift: int, generator: np.random.Generator) -> np.ndarray:
-    """Each image moved by up to `shift` pixels in each direction, at random; paper comes in at the edges."""
+def shifted(images: np.ndarray, shift: int, moves: np.ndarray) -> np.ndarray:
+    """Each image moved by `moves - shift` pixels, `[2, number]`, down and right; paper comes in at the edges."""
     number, height, width = images.shape
     padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    down, right = generator.integers(0, 2 * shift + 1, (2, number))
-    return windows[np.arange(number), down, right]
+    return windows[np.arange(number), *moves]
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#8a8f98"
+from train.pictures.style import BLUE, GREY, ORANGE, plain
+
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#ffffff", "#fbd9b5", ORANGE, "#7a2e04"])
 SMALLEST = 1e-8  # what a loss of zero is drawn as, where the axis is logarithmic
 ACCURACIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
@@ -32,8 +33,7 @@ def curves(path: pathlib.Path, title: str, metrics: list[dict[str, Any]]) -> Non
             axes.plot([line["step"] for line in lines], values, ms=4, lw=1.3, label=split, **style)
         axes.set_title(name)
         axes.set_xlabel("step")
-        axes.grid(True, color=GREY, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes)
     loss.set_yscale("log")
     loss.set_ylabel("cross entropy")
     _stretch_towards_one(accuracy)

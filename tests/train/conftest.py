@@ -1,0 +1,22 @@
+"""MNIST, prepared once for all tests of the programs."""
+
+import functools
+import unittest.mock
+
+import pytest
+
+from train import mnist
+
+LOAD_ONCE = functools.cache(mnist.mnist.load)
+
+
+def quickly(draw=False):
+    """A context in which MNIST is read once for all runs of this process, and pictures are left out, or not."""
+    parts = {"draw": mnist.draw if draw else unittest.mock.Mock(), "mnist": unittest.mock.Mock(wraps=mnist.mnist)}
+    parts["mnist"].load = LOAD_ONCE
+    return unittest.mock.patch.multiple(mnist, **parts)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")

@@ -1,0 +1,132 @@
+"""Checkpoints, by orbax: written beside the training, whole or not at all, and checked when they are read."""
+
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from train.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last ones, and the best.
+
+    Args:
+      folder: where they are; it is made.
+      keep: how many of the last ones are kept.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int) -> None:
+        policy = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(keep),
+                preservation_policy.BestN(
+                    n=1, get_metric_fn=lambda metrics: -metrics["loss"], keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=lambda metrics: -metrics["loss"],
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: Any, position: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Begins to write a checkpoint; it is written while the training goes on.
+
+        Args:
+          step: how many steps have been done.
+          state: arrays.
+          position: where the reading of the data stands, as JSON.
+          metrics: of the validation at this step, if there was one; the lowest `loss` is the best.
+
+        Raises:
+          UserError: if this one, or the one before it, cannot be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            rest=ocp.args.JsonSave({"position": position, "checksum": int(checksum(state))}),
+        )
+        self._told(self._manager.save, step, args=items, metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Returns when all is written."""
+        self._told(self._manager.wait_until_finished)
+
+    def kept(self) -> str:
+        """What is there, as the end of a message."""
+        step = max(self._manager.all_steps(), default=None)
+        return "" if step is None else f"; the checkpoint of step {step} is kept"
+
+    def close(self) -> None:
+        """Ends the writing, and gives back what it needed."""
+        self._manager.close()
+
+    def latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint that is undamaged: its step, its state, and where the data stood.
+
+        Args:
+          like: the arrays' shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`.
+
+        Returns:
+          None if there is none. Damaged ones are warned of, and removed.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return step, *self._read(step, like)
+            except Exception as error:  # whatever a damaged file makes its reader do
+                short = _short(error)
+                print(f"the checkpoint of step {step} is damaged ({short}): the one before is taken", file=sys.stderr)
+                self._manager.delete(step)
+        return None
+
+    def best(self, like: Any) -> tuple[int, Any]:
+        """The step and the state of the checkpoint with the lowest validation loss, or else of the last one."""
+        step = self._manager.best_step()
+        step = self._manager.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"{self.folder} holds no checkpoint")
+        return step, self._read(step, like)[0]
+
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), rest=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=items)
+        if int(checksum(restored.state)) != restored.rest["checksum"]:
+            raise ValueError("its checksum is another")
+        return restored.state, restored.rest["position"]
+
+    def _told(self, function: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except Exception as error:
+            raise UserError(
+                f"the checkpoint cannot be written in {self.folder} ({_short(error)}): make room there, and start "
+                f"again with the same --workdir{self.kept()}"
+            ) from error
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """A number that changes with any bit of any array, however they lie on the devices."""
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.dtype.itemsize == 4:
+            total = total * 31 + jnp.sum(jax.lax.bitcast_convert_type(leaf, jnp.uint32), dtype=jnp.uint32)
+        else:
+            raise TypeError(f"a checkpoint has an array of {leaf.dtype}: keep states in float32 and int32")
+    return total
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

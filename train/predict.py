@@ -1,0 +1,115 @@
+"""Reads digits from pictures: `python -m train.predict runs/mnist-gru-DATE digit.png ...`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.table import Table
+
+import flaxrnn
+from train import runs
+from train.classifier import READINGS, Classifier
+from train.errors import UserError, told_to_the_user
+from train.mnist import Config
+from train.pictures.reading import reading
+
+INK = 20  # the side of the square that MNIST's digits were brought to, in pixels
+SIDE = 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Read digits from pictures of any size, dark on light or light on dark."""
+
+    workdir: tyro.conf.Positional[pathlib.Path]
+    """Where a run of train.mnist left its results."""
+    images: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """Pictures of one digit each."""
+    out: pathlib.Path | None = None
+    """Where to draw how the state changes while each is read; by default beside the picture, as NAME.reading.png."""
+
+
+def load_image(path: pathlib.Path) -> np.ndarray:
+    """A picture of a digit as MNIST's are: `[28, 28]` from 0 to 1, ink is 1.
+
+    As in MNIST, the digit is brought into a square of 20 pixels, and its centre of mass at (14, 14) of 28.
+
+    Raises:
+      UserError: if it is no picture, or there is nothing on it.
+    """
+    try:
+        with Image.open(path) as image:
+            flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            grey = np.asarray(ImageOps.exif_transpose(flat).convert("L"), np.float32) / 255
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}") from error
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    ink = np.abs(grey - np.median(edge))  # the paper is what the edge is made of
+    ink[ink < 0.1 * ink.max(initial=0)] = 0
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    if not len(rows) or ink.max() < 0.05:
+        raise UserError(f"{path} has one colour only: pass a picture with a digit on it")
+    digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] / ink.max()
+    scale = INK / max(digit.shape)
+    size = [max(1, round(side * scale)) for side in digit.shape[::-1]]
+    small = np.asarray(
+        Image.fromarray(digit).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+    )
+    small = np.clip(small, 0, 1)
+    mass = small.sum()
+    centre = [float((small.sum(1 - axis) * np.arange(small.shape[axis])).sum() / mass) for axis in (0, 1)]
+    top, left = (round(SIDE / 2 - place) for place in centre)
+    canvas = np.zeros((3 * SIDE, 3 * SIDE), np.float32)
+    canvas[SIDE + top : SIDE + top + small.shape[0], SIDE + left : SIDE + left + small.shape[1]] = small
+    return canvas[SIDE : 2 * SIDE, SIDE : 2 * SIDE]
+
+
+def answers_by_step(
+    classifier: Classifier, params: Any, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the network reads, the output of its top layer, and its answer after each step, `[time, ...]` each."""
+    sequence = READINGS[classifier.read](jnp.asarray(image)[None])
+    _, outputs = classifier.layers.apply(params["layers"], sequence)
+    logits = outputs[0] @ params["dense"]["kernel"] + params["dense"]["bias"]
+    return np.asarray(sequence[0]), np.asarray(outputs[0]), np.array(jax.nn.softmax(logits))
+
+
+def run(options: Options, console: Console) -> list[tuple[int, float]]:
+    """Reads the pictures; returns the class and the confidence for each."""
+    config, params = runs.load(Config, options.workdir)
+    classifier = config.make_classifier()
+    images = np.stack([load_image(path) for path in options.images])
+    probabilities = np.asarray(jax.nn.softmax(classifier.apply(params, jnp.asarray(images))))
+    table = Table("picture", "digit", "confidence")
+    found = []
+    for path, image, one in zip(options.images, images, probabilities, strict=True):
+        digit, confidence = int(np.argmax(one)), float(np.max(one))
+        found.append((digit, confidence))
+        table.add_row(str(path), str(digit), f"{confidence:.1%}")
+        folder = options.out or path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        read, hidden, answers = answers_by_step(classifier, params, image)
+        if isinstance(classifier.layers.layers[-1], flaxrnn.Bidirectional):
+            answers[-1] = one  # half of the state has read the other way
+        title = f"{path.name}: {digit}, {confidence:.1%}"
+        reading(
+            folder / f"{path.stem}.reading.png", title, read, hidden, answers, config.read.split("-")[-1].rstrip("s")
+        )
+    console.print(table, highlight=False)
+    return found
+
+
+def main() -> None:
+    """The program."""
+    with told_to_the_user():
+        run(tyro.cli(Options, prog="python -m train.predict"), Console())
+
+
+if __name__ == "__main__":
+    main()

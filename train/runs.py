@@ -1,0 +1,44 @@
+"""A finished run, read from its workdir."""
+
+import dataclasses
+import pathlib
+import types
+import typing
+from typing import Any, TypeVar
+
+from flaxrnn import interop
+from flaxrnn.interop.arrays import unflatten
+from train.errors import UserError
+from train.workdir import PARAMS, is_finished, read_config
+
+Options = TypeVar("Options")
+
+
+def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str, Any]]:
+    """The options of a finished run, and the parameters that it ended with.
+
+    Raises:
+      UserError: if there is no such run, or it is not finished, or its files are of another program.
+    """
+    config = read_config(workdir)
+    if config is None:
+        raise UserError(f"{workdir} holds no run: pass a workdir that has a config.json, such as runs/mnist-gru-DATE")
+    if not is_finished(workdir):
+        raise UserError(
+            f"the run in {workdir} was broken off: finish it first, by the same command with --workdir={workdir}"
+        )
+    try:
+        params = unflatten(interop.load(workdir / PARAMS))
+        names = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        given = {name: _typed(names[name], config[name]) for name in names if name in config}
+        return kind(**given), params
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the run in {workdir} cannot be read: {error}") from error
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    """A value from JSON as the path that its field is to hold, where it is one."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return pathlib.Path(value) if pathlib.Path in kinds and value is not None else value
