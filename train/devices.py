@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.errors import UserError
@@ -36,6 +37,12 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def make_mesh(text: str | None, batch_size: int) -> Mesh:
     """The mesh that `--mesh` describes, of the axes "data" and "model".
 
@@ -51,6 +58,11 @@ def make_mesh(text: str | None, batch_size: int) -> Mesh:
     if sizes["data"] * sizes["model"] != len(devices):
         shown = f"--mesh={text}" if text else "the mesh"
         raise UserError(f"{shown} has {sizes['data'] * sizes['model']} devices, but there are {len(devices)}")
+    if sizes["data"] % jax.process_count():
+        raise UserError(
+            f"--mesh={text}: {sizes['data']} parts of a batch cannot be divided over {jax.process_count()} processes: "
+            "pass a multiple of that for data"
+        )
     if batch_size % sizes["data"]:
         raise UserError(
             f"--batch-size={batch_size} cannot be divided over {sizes['data']} devices: pass a multiple of that, or "

@@ -119,7 +119,7 @@ def train(
     start = time.perf_counter()
     with StopRequest() as stop:
         for number in range(first, plan.steps + 1):
-            _profile(plan, number - first)
+            _profile(plan, number - first, last=number == plan.steps)
             state, report = step(state, devices.to_devices(mesh, next(iterator)), key, number)
             window.add(number, report)
             stopping = stop.requested(number)
@@ -172,7 +172,7 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, shardings: St
         (loss, (carry, metrics)), gradient = value_and_grad(state.params, state.carry, batch, step_key)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        report = {"loss": loss, **metrics}, _finite(state.params), _finite(gradient)
+        report = {"loss": loss, **metrics}, _finite(gradient), _finite(params)
         return State(params, optimizer_state, carry), report
 
     return step
@@ -201,14 +201,14 @@ class Window:
     def check(self, checkpoints: Checkpoints) -> None:
         """Raises a `UserError` if anything was not finite; it names the first."""
         for number, report in jax.device_get(self.steps[len(self.steps) - self.unchecked :]):
-            metrics, params, gradient = report
-            if np.isfinite(metrics["loss"]) and params.all() and gradient.all():
+            metrics, gradient, params = report
+            if np.isfinite(metrics["loss"]) and gradient.all() and params.all():
                 continue
             what = "the loss"
-            if not params.all():
-                what = f"the parameter {self.names[int(np.argmin(params))]}"
-            elif not gradient.all():
+            if not gradient.all():
                 what = f"the gradient of {self.names[int(np.argmin(gradient))]}"
+            elif not params.all():
+                what = f"the parameter {self.names[int(np.argmin(params))]}"
             checkpoints.wait()
             raise UserError(
                 f"the loss is {metrics['loss']} at step {number}, and the first that is not finite is {what}: pass a "
@@ -219,7 +219,7 @@ class Window:
     def means(self, checkpoints: Checkpoints) -> dict[str, float]:
         """The mean of each metric, and a new beginning."""
         self.check(checkpoints)
-        metrics = [metrics for _, (metrics, _, _) in jax.device_get(self.steps)]
+        metrics = [metrics for _, (metrics, *_) in jax.device_get(self.steps)]
         self.steps = []
         names = ["loss", *sorted(metrics[0].keys() - {"loss"})]
         return {name: float(np.mean([one[name] for one in metrics])) for name in names}
@@ -230,9 +230,9 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
 
 
-def _profile(plan: Plan, done: int) -> None:
-    """Begins a profile after ten steps, when all is compiled, and ends it after ten more."""
+def _profile(plan: Plan, done: int, last: bool) -> None:
+    """Begins a profile after ten steps, when all is compiled, and ends it after ten more, or before the last step."""
     if plan.profile and done == 10:
         jax.profiler.start_trace(plan.profile)
-    if plan.profile and done == 20:
+    if plan.profile and (done == 20 or (last and 10 <= done < 20)):
         jax.profiler.stop_trace()

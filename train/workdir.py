@@ -39,11 +39,10 @@ class Workdir:
         self._writes = devices.is_first_process()
         self._lock = filelock.FileLock(path / "lock")
         try:
-            path.mkdir(parents=True, exist_ok=True)
             if self._writes:
+                path.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(blocking=False)
-            self._claim(_plain(numbers))
-            if self._writes:
+                self._claim(_plain(numbers))
                 self._write_json("config.json", {**config, "numbers": numbers})
         except filelock.Timeout as error:
             raise UserError(f"the workdir {path} is in use by another program: pass another --workdir") from error
@@ -51,6 +50,7 @@ class Workdir:
             if path.is_file():
                 raise UserError(f"the workdir {path} is a file: pass another --workdir") from error
             raise UserError(f"the workdir {path} cannot be written ({error}): pass another --workdir") from error
+        devices.wait_for_all("workdir")
         self.checkpoints = Checkpoints(path / "checkpoints", keep)
 
     def __enter__(self) -> Self:
