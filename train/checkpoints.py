@@ -121,10 +121,8 @@ def checksum(tree: Any) -> jax.Array:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        if leaf.dtype.itemsize == 4:
-            total = total * 31 + jnp.sum(jax.lax.bitcast_convert_type(leaf, jnp.uint32), dtype=jnp.uint32)
-        else:
-            raise TypeError(f"a checkpoint has an array of {leaf.dtype}: keep states in float32 and int32")
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        total = total * 31 + jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
     return total
 
 

@@ -17,23 +17,22 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from train import devices, loop, reading
+from train import devices, reading
 from train.classifier import READINGS, Classifier
 from train.data import mnist
 from train.errors import UserError, told_to_the_user
 from train.evaluation import Evaluation, evaluate
+from train.launch import launch
 from train.network import NetworkOptions
 from train.options import check_positive, default, flag
 from train.pictures import gates
 from train.pictures import mnist as pictures
-from train.progress import ProgressDisplay
-from train.report import Report, show
+from train.report import show
 from train.workdir import Workdir, open_workdir
 
 CLASSES = 10
 ROW = 28
 EPOCHS = 15
-LOG_EVERY = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,38 +108,29 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     validate_every = max(1, min(config.steps // 10, len(data.train.labels) // config.batch_size))
     described = {**dataclasses.asdict(config), "network": repr(classifier.layers)}
     with open_workdir(f"mnist-{config.cell}", config, described) as workdir:
-        plan = loop.Plan(
-            steps=config.steps,
-            learning_rate=config.learning_rate,
-            log_every=LOG_EVERY,
-            validate_every=validate_every,
-            checkpoint_every=config.checkpoint_every or validate_every,
-            profile=str(workdir.path / "profile") if config.profile else None,
-        )
         console.print(
-            f"{classifier.layers}\n{plan.steps} steps of {config.batch_size} images on {mesh.size} x "
+            f"{classifier.layers}\n{config.steps} steps of {config.batch_size} images on {mesh.size} x "
             f"{jax.devices()[0].device_kind}",
             highlight=False,
         )
-        with ProgressDisplay(console, plan.steps) as display:
-            params = loop.train(
-                classifier,
-                mnist.batches(
-                    data.train, config.batch_size, config.seed, config.shift, devices.local_rows(config.batch_size)
-                ),
-                plan,
-                seed=config.seed,
-                mesh=mesh,
-                checkpoints=workdir.checkpoints,
-                validate=lambda params: evaluate(classifier, params, data.validation).metrics(),
-                reporter=Report(display, workdir, config.log == "tensorboard"),
-            )
-        workdir.write_params(params)
+        rows = devices.local_rows(config.batch_size)
+        params = launch(
+            classifier,
+            mnist.batches(data.train, config.batch_size, config.seed, config.shift, rows),
+            lambda params: evaluate(classifier, params, data.validation).metrics(),
+            options=config,
+            workdir=workdir,
+            mesh=mesh,
+            console=console,
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            validate_every=validate_every,
+        )
         test = evaluate(classifier, params, data.test)
         results = {
             "test_accuracy": test.accuracy,
             "test_loss": test.loss,
-            "steps": plan.steps,
+            "steps": config.steps,
             "seconds": round(time.perf_counter() - start, 2),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         }

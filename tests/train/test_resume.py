@@ -16,7 +16,7 @@ from rich.console import Console
 from flaxrnn import interop
 from tests.compare import assert_equal
 from tests.train.conftest import quickly
-from train import mnist
+from train import loop, mnist
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_sigterm_saves_and_says_so(whole, data_dir, tmp_path):
 
 def broken_off(monkeypatch, data_dir, workdir, step=30, **options):
     """A run that ends after so many steps as if it were killed."""
-    real, count = mnist.loop.Window.add, 0
+    real, count = loop.Window.add, 0
 
     def add(self, number, report):
         nonlocal count
@@ -108,7 +108,7 @@ def broken_off(monkeypatch, data_dir, workdir, step=30, **options):
         real(self, number, report)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mnist.loop.Window, "add", add)
+        patch.setattr(loop.Window, "add", add)
         with pytest.raises(KeyboardInterrupt):
             run(data_dir, workdir, **options)
 
