@@ -1,5 +1,6 @@
 """Checkpoints, by orbax: written beside the training, whole or not at all, and checked when they are read."""
 
+import logging
 import pathlib
 import sys
 from typing import Any
@@ -36,6 +37,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         self.folder = folder
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of each checkpoint without a validation
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, step: int, state: Any, position: dict[str, Any], metrics: dict[str, float] | None) -> None:
