@@ -21,11 +21,11 @@ from rich.console import Console
 
 import flaxrnn
 from flaxrnn.layers import drop, split_key
-from train import devices
+from train import devices, readout
 from train.data import text as texts
 from train.errors import UserError, told_to_the_user
 from train.launch import launch
-from train.network import NetworkOptions
+from train.network import CellName, NetworkOptions
 from train.options import check_positive, default
 from train.report import show
 from train.workdir import open_workdir
@@ -37,7 +37,7 @@ PROMPT = "It is a truth universally acknowledged, that "
 class Config(NetworkOptions):
     """Train a character language model."""
 
-    cell: Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))] = "lstm"
+    cell: CellName = "lstm"
     """What happens in one time step."""
     hidden_size: int = 256
     """Features of the hidden state."""
@@ -89,10 +89,7 @@ class LanguageModel:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Draws the parameters."""
-        layers_key, dense_key = jax.random.split(key)
-        kernel = jax.nn.initializers.lecun_normal()(dense_key, (self.layers.output_size, self.characters))
-        dense = {"kernel": kernel, "bias": jnp.zeros(self.characters)}
-        return {"layers": self.layers.init(layers_key, self.characters), "dense": dense}
+        return readout.init(self.layers, key, self.characters, self.characters)
 
     def carry(self) -> Any:
         """The state with which each stream begins."""
@@ -109,7 +106,7 @@ class LanguageModel:
             params["layers"], seen, initial_state=state, resets=resets, key=layers_key, strategy=self.strategy
         )
         outputs = drop(dense_key, outputs, self.layers.dropout)
-        return state, (outputs @ params["dense"]["kernel"] + params["dense"]["bias"]).astype(jnp.float32)
+        return state, readout.read_out(params, outputs)
 
     def loss(
         self, params: dict[str, Any], carry: Any, batch: Any, key: jax.Array

@@ -11,6 +11,7 @@ import optax
 
 import flaxrnn
 from flaxrnn.layers import drop, split_key
+from train import readout
 
 PERMUTATION = np.random.default_rng(0).permutation(28 * 28)
 """The order of pixels in "permuted-pixels": NumPy's `default_rng(0).permutation(784)`."""
@@ -58,10 +59,7 @@ class Classifier:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Draws the parameters."""
-        layers_key, dense_key = jax.random.split(key)
-        kernel = jax.nn.initializers.lecun_normal()(dense_key, (self.layers.output_size, self.classes))
-        dense = {"kernel": kernel, "bias": jnp.zeros(self.classes)}
-        return {"layers": self.layers.init(layers_key, self.input_size), "dense": dense}
+        return readout.init(self.layers, key, self.input_size, self.classes)
 
     def carry(self) -> tuple[()]:
         """Nothing goes from one batch to the next."""
@@ -74,7 +72,7 @@ class Classifier:
         sequences = READINGS[self.read](images)
         _, outputs = self.layers.apply(params["layers"], sequences, key=layers_key, strategy=self.strategy)
         features = drop(dense_key, final_outputs(self.layers.layers[-1], outputs), self.layers.dropout)
-        return (features @ params["dense"]["kernel"] + params["dense"]["bias"]).astype(jnp.float32)
+        return readout.read_out(params, features)
 
     def loss(
         self, params: dict[str, Any], carry: tuple[()], batch: Any, key: jax.Array

@@ -99,9 +99,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:
     """A global batch out of the part of it that this process has read."""
-    sharding = batch_sharding(mesh)
     if mesh.size == 1:
-        return jax.device_put(batch, sharding)
+        return batch  # `jit` takes it there, at less cost
+    sharding = batch_sharding(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 
 

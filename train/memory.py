@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ import tyro
 from rich.console import Console
 
 import flaxrnn
-from train import devices
+from train import devices, readout
 from train.data import memory
 from train.errors import UserError, told_to_the_user
 from train.launch import launch
-from train.network import NetworkOptions
+from train.network import CellName, NetworkOptions
 from train.options import check_positive
 from train.pictures.memory import curve
 from train.report import show
@@ -39,7 +39,7 @@ UNSEEN = 2**32 - 2, 2**32 - 1
 class Config(NetworkOptions):
     """Test what a recurrent network can remember."""
 
-    cell: Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))] = "lstm"
+    cell: CellName = "lstm"
     """What happens in one time step."""
     task: Literal["adding", "copy"] = "adding"
     """What is to be remembered: two marked numbers, or ten symbols."""
@@ -78,10 +78,7 @@ class Memory:
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Draws the parameters."""
         inputs, answers = (2, 1) if self.task == "adding" else (memory.SYMBOLS + 2, memory.SYMBOLS + 1)
-        layers_key, dense_key = jax.random.split(key)
-        kernel = jax.nn.initializers.lecun_normal()(dense_key, (self.layers.output_size, answers))
-        dense = {"kernel": kernel, "bias": jnp.zeros(answers)}
-        return {"layers": self.layers.init(layers_key, inputs), "dense": dense}
+        return readout.init(self.layers, key, inputs, answers)
 
     def carry(self) -> tuple[()]:
         """Nothing goes from one batch to the next."""
@@ -94,7 +91,7 @@ class Memory:
         params, inputs = jax.tree.map(lambda leaf: leaf.astype(self.precision), (params, batch.inputs))
         _, outputs = self.layers.apply(params["layers"], inputs, key=key, strategy=self.strategy)
         features = outputs[:, -1] if self.task == "adding" else outputs
-        answers = (features @ params["dense"]["kernel"] + params["dense"]["bias"]).astype(jnp.float32)
+        answers = readout.read_out(params, features)
         if self.task == "adding":
             return jnp.mean((answers[:, 0] - batch.targets) ** 2), (carry, {})
         losses = optax.softmax_cross_entropy_with_integer_labels(answers, batch.targets)

@@ -11,6 +11,7 @@ import flaxrnn
 from train.errors import UserError
 from train.options import RunOptions, check_positive, check_probability, default, flag
 
+CellName = Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))]
 # options of a cell, with the values at which they need not be passed on
 CELL_OPTIONS = dict(
     peephole=None, coupled=None, forget_bias=None, reset_after=None, layer_norm=False, recurrent_dropout=0.0
@@ -21,7 +22,7 @@ CELL_OPTIONS = dict(
 class NetworkOptions(RunOptions):
     """Recurrent layers, all of one cell, and how a run of them is kept."""
 
-    cell: Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))] = "gru"
+    cell: CellName = "gru"
     """What happens in one time step."""
     hidden_size: int = 128
     """Features of the hidden state, in each direction."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import flaxrnn
-from train import runs
+from train import readout, runs
 from train.classifier import READINGS, Classifier
 from train.errors import UserError, told_to_the_user
 from train.mnist import Config
@@ -76,8 +76,8 @@ def answers_by_step(
     """What the network reads, the output of its top layer, and its answer after each step, `[time, ...]` each."""
     sequence = READINGS[classifier.read](jnp.asarray(image)[None])
     _, outputs = classifier.layers.apply(params["layers"], sequence)
-    logits = outputs[0] @ params["dense"]["kernel"] + params["dense"]["bias"]
-    return np.asarray(sequence[0]), np.asarray(outputs[0]), np.array(jax.nn.softmax(logits))
+    answers = jax.nn.softmax(readout.read_out(params, outputs[0]))
+    return np.asarray(sequence[0]), np.asarray(outputs[0]), np.array(answers)
 
 
 def run(options: Options, console: Console) -> list[tuple[int, float]]:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from flaxrnn import interop
 from flaxrnn.interop.arrays import unflatten
 from train.errors import UserError
+from train.options import RunOptions
 from train.workdir import PARAMS, is_finished, read_config
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=RunOptions)
 
 
 def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str, Any]]:
@@ -29,7 +30,7 @@ def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str,
         )
     try:
         params = unflatten(interop.load(workdir / PARAMS))
-        names = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        names = {field.name: field.type for field in dataclasses.fields(kind)}
         given = {name: _typed(names[name], config[name]) for name in names if name in config}
         return kind(**given), params
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:

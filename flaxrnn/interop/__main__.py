@@ -23,7 +23,7 @@ Target = Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="TA
 From = Annotated[Framework, tyro.conf.arg(name="from")]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Reading:
     """How to read the source, where its framework does not say it.
 
@@ -57,7 +57,7 @@ OWNERS = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Writing:
     """How to write the target.
 
@@ -72,7 +72,11 @@ class Writing:
     overwrite: bool = False
 
 
-def show(source: Source, from_: From, reading: tyro.conf.OmitArgPrefixes[Reading] = Reading()) -> None:  # noqa: B008
+AS_READ, AS_WRITTEN = Reading(), Writing()
+"""How files are read and written by default."""
+
+
+def show(source: Source, from_: From, reading: tyro.conf.OmitArgPrefixes[Reading] = AS_READ) -> None:
     """Says what network is in a file.
 
     Args:
@@ -88,8 +92,8 @@ def convert(
     target: Target,
     from_: From,
     to: Framework,
-    reading: tyro.conf.OmitArgPrefixes[Reading] = Reading(),  # noqa: B008
-    writing: tyro.conf.OmitArgPrefixes[Writing] = Writing(),  # noqa: B008
+    reading: tyro.conf.OmitArgPrefixes[Reading] = AS_READ,
+    writing: tyro.conf.OmitArgPrefixes[Writing] = AS_WRITTEN,
 ) -> None:
     """Brings weights from one framework's layout into another's.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flaxrnn.cells import GRU
+from flaxrnn.cells import GRU, LSTM
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays
 
@@ -30,11 +30,21 @@ def add_biases(cell: Cell, inside: np.ndarray, outside: np.ndarray) -> Arrays:
     return {"bias": both, "recurrent_bias": outside[-cell.hidden_size :]}
 
 
+def add_to_forget(cell: LSTM, bias: np.ndarray, number: float) -> np.ndarray:
+    """Adds a number to the bias of the forget gate, with flaxrnn's order of gates; TF1 and Haiku do so at run time."""
+    if not number:
+        return bias
+    forget = cell.gates.index("forget") * cell.hidden_size
+    bias = bias.copy()
+    bias[forget : forget + cell.hidden_size] += np.asarray(number, bias.dtype)
+    return bias
+
+
 def part_bias(params: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """Two biases out of one, of the input's product and of the hidden state's; the second is zero where it may be."""
-    bias = np.asarray(params["bias"])
+    bias = params["bias"]
     outside = np.zeros_like(bias)
     if "recurrent_bias" in params:
-        recurrent = np.asarray(params["recurrent_bias"])
+        recurrent = params["recurrent_bias"]
         outside[-len(recurrent) :] = recurrent
     return bias, outside

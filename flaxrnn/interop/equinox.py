@@ -7,7 +7,7 @@ from flaxrnn.cells import GRU, LSTM
 from flaxrnn.cells.base import Cell
 from flaxrnn.checks import describe
 from flaxrnn.interop.arrays import Arrays
-from flaxrnn.interop.layout import Cells, Layout, Site, gates_of
+from flaxrnn.interop.layout import Cells, Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 
@@ -31,8 +31,8 @@ class _Equinox(Layout):
         if not {"weight_ih", "weight_hh"} <= site.arrays.keys():
             return None
         rows, size = site.matrix("weight_hh")
-        gates = gates_of(rows, size, (4, 3))
-        return None if gates is None else {4: LSTM, 3: GRU}[gates](size)
+        kind = self.kind(rows, size)
+        return None if kind is None else kind(size)
 
     def path(self, place: Place, before: list[Place]) -> str:
         return "/".join(

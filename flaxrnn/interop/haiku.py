@@ -9,7 +9,7 @@ import numpy as np
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays
-from flaxrnn.interop.blocks import add, reorder
+from flaxrnn.interop.blocks import add, add_to_forget, reorder
 from flaxrnn.interop.layout import Cells, Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
@@ -31,7 +31,7 @@ class _Haiku(Layout):
             return {name: _to_gru(blocks) for name, blocks in zip(("w_i", "w_h", "b"), kernels, strict=True)}
         if isinstance(cell, LSTM):
             kernel = np.concatenate([params["kernel"], params["recurrent_kernel"]])
-            bias = _add_to_forget(cell, params["bias"], -1)
+            bias = add_to_forget(cell, params["bias"], -1)
             return {"linear/w": reorder(kernel, "ifgo", "igfo"), "linear/b": reorder(bias, "ifgo", "igfo")}
         return {
             "linear/w": params["kernel"],
@@ -46,7 +46,7 @@ class _Haiku(Layout):
             return {name: _from_gru(arrays[theirs]) for name, theirs in names.items()}
         if isinstance(cell, LSTM):
             kernel = reorder(arrays["linear/w"], "igfo", "ifgo")
-            bias = _add_to_forget(cell, reorder(arrays["linear/b"], "igfo", "ifgo"), 1)
+            bias = add_to_forget(cell, reorder(arrays["linear/b"], "igfo", "ifgo"), 1)
             inputs = len(kernel) - cell.hidden_size
             return {"kernel": kernel[:inputs], "recurrent_kernel": kernel[inputs:], "bias": bias}
         return {
@@ -137,10 +137,3 @@ def _to_gru(blocks: np.ndarray) -> np.ndarray:
 def _from_gru(blocks: np.ndarray) -> np.ndarray:
     z, r, n = np.split(blocks, 3, axis=-1)
     return np.concatenate([r, -z, n], axis=-1)
-
-
-def _add_to_forget(cell: LSTM, bias: np.ndarray, number: int) -> np.ndarray:
-    """Adds a number to the bias of the forget gate, gates i, f, g, o."""
-    bias = bias.copy()
-    bias[cell.hidden_size : 2 * cell.hidden_size] += np.asarray(number, bias.dtype)
-    return bias

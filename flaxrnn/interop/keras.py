@@ -13,7 +13,7 @@ from flaxrnn.cells.elman import tanh
 from flaxrnn.checks import describe
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
+from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.places import Place, places
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -46,10 +46,10 @@ class _Keras(Layout):
         if not {"kernel", "recurrent_kernel"} <= site.arrays.keys():
             return None
         size, columns = site.matrix("recurrent_kernel")
-        gates = gates_of(columns, size, (4, 3, 1))
-        if gates == 3:
+        kind = self.kind(columns, size)
+        if kind is GRU:
             return GRU(size, reset_after="bias" not in site.arrays or site.arrays["bias"].ndim == 2)
-        return None if gates is None else {4: LSTM, 1: Elman}[gates](size)
+        return None if kind is None else kind(size)
 
     def path(self, place: Place, before: list[Place]) -> str:
         kind = {LSTM: "lstm", GRU: "gru", Elman: "simple_rnn"}[type(place.cell)]

@@ -3,12 +3,12 @@
 import abc
 import dataclasses
 import re
-from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from flaxrnn import checks
+from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell, Params
 from flaxrnn.interop.arrays import Arrays, below, listed, to_jax
 from flaxrnn.interop.places import Place, check_sizes, join_params, places, split_params
@@ -18,6 +18,8 @@ ANY = None
 """Any value of an option."""
 Cells = dict[type[Cell], dict[str, tuple | None]]
 """The cells that a framework has, with the values of their options besides the default."""
+GATES: dict[int, type[GatedCell]] = {4: LSTM, 3: GRU, 1: Elman}
+"""The cells by the number of their gates."""
 
 
 class Site(NamedTuple):
@@ -187,6 +189,11 @@ class Layout(abc.ABC):
         assert cell is not None, "sites gives no others"
         return cell
 
+    def kind(self, rows: int, hidden_size: int) -> type[GatedCell] | None:
+        """Which of the framework's cells has so many rows of gates; None if none has."""
+        fitting = (kind for gates, kind in GATES.items() if hidden_size and rows == gates * hidden_size)
+        return next((kind for kind in fitting if kind in self.cells), None)
+
     def _group(self, site: Site) -> tuple[type[Cell], str]:
         """The kind of a cell and its direction, if the weights tell that."""
         return type(self._cell(site)), direction(site.path)[1]
@@ -293,8 +300,3 @@ def natural(path: str) -> list[list[Any]]:
         return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
     return [part(name) for name in path.split("/")]
-
-
-def gates_of(rows: int, hidden_size: int, kinds: Iterable[int]) -> int | None:
-    """How many gates `rows` are, if it is one of `kinds`."""
-    return next((gates for gates in kinds if hidden_size and rows == gates * hidden_size), None)

@@ -10,7 +10,7 @@ from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays, check_no_prefix, unflatten
 from flaxrnn.interop.flax_modules import layer_of_module
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
+from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.linen import Gates
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
@@ -62,8 +62,8 @@ class _NNX(Layout):
         if not {"dense_i/kernel", "dense_h/kernel"} <= site.arrays.keys():
             return None
         size, columns = site.matrix("dense_h/kernel")
-        gates = gates_of(columns, size, (4, 3, 1))
-        return None if gates is None else {4: LSTM, 3: GRU, 1: Elman}[gates](size)
+        kind = self.kind(columns, size)
+        return None if kind is None else kind(size)
 
     def for_site(self, site: Site) -> Layout:
         return _NNX(optimized="dense_i/kernel" in site.arrays)

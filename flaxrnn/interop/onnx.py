@@ -12,7 +12,7 @@ from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import tanh
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
+from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.places import Place, check_sizes, join_params, places
 from flaxrnn.layers import Layer
 
@@ -68,10 +68,10 @@ class ONNXLayout(Layout):
         if not {"W", "R"} <= site.arrays.keys():
             return None
         rows, size = site.matrix("R")
-        gates = gates_of(rows, size, (4, 3, 1))
-        if gates == 4:
+        kind = self.kind(rows, size)
+        if kind is LSTM:
             return LSTM(size, peephole="P" in site.arrays)
-        return None if gates is None else {3: GRU, 1: Elman}[gates](size)
+        return None if kind is None else kind(size)
 
     def path(self, place: Place, before: list[Place]) -> str:
         return "/".join([f"layer_{place.number or 0}"] + [place.direction] * bool(place.direction))

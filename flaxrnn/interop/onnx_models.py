@@ -60,7 +60,8 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
     layers = plain_layers(layer)
     if not 14 <= opset <= onnx.defs.onnx_opset_version():
         raise ValueError(f"opset is {opset}: pass a version from 14 to {onnx.defs.onnx_opset_version()}")
-    if is_residual(layer) and any(isinstance(part, Stack) for part in layer.layers):  # type: ignore[attr-defined]
+    nested = isinstance(layer, Stack) and any(isinstance(part, Stack) for part in layer.layers)
+    if nested and is_residual(layer):
         raise ValueError("the layer has residual connections and a stack within a stack: pass one stack of all layers")
     for part in layers:
         if part.include_initial:

@@ -11,7 +11,7 @@ import numpy as np
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays
-from flaxrnn.interop.blocks import reorder
+from flaxrnn.interop.blocks import add_to_forget, reorder
 from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
@@ -54,7 +54,10 @@ class _TF1(Layout):
         if not isinstance(cell, LSTM):
             return {"kernel": kernel, "bias": bias}
         order = ("fgo", "gfo") if cell.coupled else ("ifgo", "igfo")
-        arrays = {"kernel": reorder(kernel, *order), "bias": reorder(self._add_to_forget(cell, bias, -1), *order)}
+        arrays = {
+            "kernel": reorder(kernel, *order),
+            "bias": reorder(add_to_forget(cell, bias, -self.forget_bias), *order),
+        }
         gates_seen = "fo" if cell.coupled else "ifo"
         if cell.peephole:
             arrays |= {f"w_{gate}_diag": row for gate, row in zip(gates_seen, params["peephole"], strict=True)}
@@ -72,7 +75,7 @@ class _TF1(Layout):
         if cell.coupled:
             arrays = {name: arrays[theirs] for name, theirs in COUPLED.items() if theirs in arrays}
         order = ("gfo", "fgo") if cell.coupled else ("igfo", "ifgo")
-        bias = self._add_to_forget(cell, reorder(arrays["bias"], *order), 1)
+        bias = add_to_forget(cell, reorder(arrays["bias"], *order), self.forget_bias)
         params = self._params(cell, reorder(arrays["kernel"], *order), bias)
         if cell.peephole:
             params["peephole"] = np.stack([arrays[f"w_{gate}_diag"] for gate in ("fo" if cell.coupled else "ifo")])
@@ -106,15 +109,6 @@ class _TF1(Layout):
             below = "" if place.number is None else f"stack_bidirectional_rnn/cell_{place.number}/"
             return f"{below}bidirectional_rnn/{'fw' if place.direction == 'forward' else 'bw'}/{kind}"
         return f"rnn/{'' if place.number is None else f'multi_rnn_cell/cell_{place.number}/'}{kind}"
-
-    def _add_to_forget(self, cell: LSTM, bias: np.ndarray, sign: int) -> np.ndarray:
-        """Adds what TF1 adds at run time to the bias of the forget gate, or takes it away."""
-        if not self.forget_bias:
-            return bias
-        forget = cell.gates.index("forget") * cell.hidden_size
-        bias = bias.copy()
-        bias[forget : forget + cell.hidden_size] += np.asarray(sign * self.forget_bias, bias.dtype)
-        return bias
 
     def _params(self, cell: Cell, kernel: np.ndarray, bias: np.ndarray) -> Arrays:
         inputs = len(kernel) - cell.output_size

@@ -13,7 +13,7 @@ from flaxrnn.cells.elman import tanh
 from flaxrnn.checks import describe
 from flaxrnn.interop.arrays import Arrays, check_no_prefix, listed
 from flaxrnn.interop.blocks import add_biases, part_bias
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site, gates_of
+from flaxrnn.interop.layout import ANY, Cells, Layout, Site
 from flaxrnn.interop.places import Place, is_residual, places, plain_layers
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -46,8 +46,8 @@ class _Torch(Layout):
         rows, columns = site.matrix("weight_hh")
         if "weight_hr" in site.arrays:
             return LSTM(rows // 4, projection_size=columns)
-        gates = gates_of(rows, columns, (4, 3, 1))
-        return None if gates is None else {4: LSTM, 3: GRU, 1: Elman}[gates](columns)
+        kind = self.kind(rows, columns)
+        return None if kind is None else kind(columns)
 
     def path(self, place: Place, before: list[Place]) -> str:
         return f"l{place.number or 0}" + ("_reverse" if place.direction == "backward" else "")

@@ -1,11 +1,12 @@
 """MNIST, prepared once for all tests of the programs."""
 
+import contextlib
 import functools
 import unittest.mock
 
 import pytest
 
-from train import mnist
+from train import loop, mnist
 
 LOAD_ONCE = functools.cache(mnist.mnist.load)
 
@@ -15,6 +16,20 @@ def quickly(draw=False):
     parts = {"draw": mnist.draw if draw else unittest.mock.Mock(), "mnist": unittest.mock.Mock(wraps=mnist.mnist)}
     parts["mnist"].load = LOAD_ONCE
     return unittest.mock.patch.multiple(mnist, **parts)
+
+
+@contextlib.contextmanager
+def broken_off(after):
+    """A context in which a run ends after so many steps, as if it were killed."""
+    real = loop.Window.add
+
+    def add(self, number, report):
+        if number > after:
+            raise KeyboardInterrupt
+        real(self, number, report)
+
+    with unittest.mock.patch.object(loop.Window, "add", add), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 @pytest.fixture(scope="session")

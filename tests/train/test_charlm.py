@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.compare import assert_close
-from train import charlm, loop
+from tests.train.conftest import broken_off
+from train import charlm
 from train.data import text as data
 from train.errors import UserError
 
@@ -121,7 +122,7 @@ def test_temperature():
     np.testing.assert_array_equal(drawn[0.0], again)
 
 
-def test_a_run_in_bfloat16_that_goes_on(monkeypatch, tmp_path, sentences):
+def test_a_run_in_bfloat16_that_goes_on(tmp_path, sentences):
     options = {
         "text": sentences,
         "precision": "bfloat16",
@@ -130,17 +131,8 @@ def test_a_run_in_bfloat16_that_goes_on(monkeypatch, tmp_path, sentences):
         "strategy": "plain",
     }
     whole = run(tmp_path / "whole", **options)
-    real = loop.Window.add
-
-    def add(self, number, report):
-        if number == 8:
-            raise KeyboardInterrupt
-        real(self, number, report)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Window, "add", add)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", **options)
+    with broken_off(after=7):
+        run(tmp_path / "run", **options)
     assert run(tmp_path / "run", **options)["test_bits"] == whole["test_bits"]
 
 

@@ -6,7 +6,8 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from tests.compare import assert_equal
-from train import loop, memory
+from tests.train.conftest import broken_off
+from train import memory
 from train.data import memory as data
 from train.errors import UserError
 
@@ -74,20 +75,11 @@ def test_a_gru_learns_to_copy(tmp_path):
     assert results["test_accuracy"] > 0.2  # one in eight is chance
 
 
-def test_a_run_that_is_broken_off_goes_on(monkeypatch, tmp_path):
+def test_a_run_that_is_broken_off_goes_on(tmp_path):
     options = {"cell": "elman", "length": 6, "steps": 40, "hidden_size": 8, "strategy": "plain"}
     whole = run(tmp_path / "whole", **options)
-    real = loop.Window.add
-
-    def add(self, number, report):
-        if number == 25:
-            raise KeyboardInterrupt
-        real(self, number, report)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Window, "add", add)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", **options)
+    with broken_off(after=24):
+        run(tmp_path / "run", **options)
     assert run(tmp_path / "run", **options)["test_loss"] == whole["test_loss"]
 
 

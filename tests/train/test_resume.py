@@ -15,8 +15,8 @@ from rich.console import Console
 
 from flaxrnn import interop
 from tests.compare import assert_equal
-from tests.train.conftest import quickly
-from train import loop, mnist
+from tests.train.conftest import broken_off, quickly
+from train import mnist
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -96,23 +96,6 @@ def test_sigterm_saves_and_says_so(whole, data_dir, tmp_path):
     check_against(whole, tmp_path)
 
 
-def broken_off(monkeypatch, data_dir, workdir, step=30, **options):
-    """A run that ends after so many steps as if it were killed."""
-    real, count = loop.Window.add, 0
-
-    def add(self, number, report):
-        nonlocal count
-        count += 1
-        if number > step:
-            raise KeyboardInterrupt
-        real(self, number, report)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Window, "add", add)
-        with pytest.raises(KeyboardInterrupt):
-            run(data_dir, workdir, **options)
-
-
 def damage(path):
     """Changes the bytes in the middle of the largest file below a folder."""
     file = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
@@ -122,8 +105,9 @@ def damage(path):
     file.write_bytes(content)
 
 
-def test_a_damaged_checkpoint(whole, monkeypatch, data_dir, tmp_path, capsys):
-    broken_off(monkeypatch, data_dir, tmp_path)
+def test_a_damaged_checkpoint(whole, data_dir, tmp_path, capsys):
+    with broken_off(after=30):
+        run(data_dir, tmp_path)
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
     damage(tmp_path / "checkpoints" / str(steps[-1]) / "state")
     run(data_dir, tmp_path)
@@ -135,14 +119,16 @@ def test_resume_finds_the_run(whole, monkeypatch, data_dir, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--resume: there is no run mnist-gru-\.\.\. in runs/ that was broken off"):
         run(data_dir, None, resume=True)
-    broken_off(monkeypatch, data_dir, None)
+    with broken_off(after=30):
+        run(data_dir, None)
     (workdir,) = (tmp_path / "runs").iterdir()
     run(data_dir, None, resume=True)
     check_against(whole, workdir)
 
 
-def test_another_configuration(monkeypatch, data_dir, tmp_path):
-    broken_off(monkeypatch, data_dir, tmp_path)
+def test_another_configuration(data_dir, tmp_path):
+    with broken_off(after=30):
+        run(data_dir, tmp_path)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match=r"holds a run with --hidden-size=16, not 17: pass the same options to go on"):
         run(data_dir, tmp_path, hidden_size=17)
@@ -168,7 +154,8 @@ def test_two_programs_do_not_share_a_workdir(data_dir, tmp_path):
 
 
 def test_a_full_disk(monkeypatch, data_dir, tmp_path):
-    broken_off(monkeypatch, data_dir, tmp_path)
+    with broken_off(after=30):
+        run(data_dir, tmp_path)
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")

@@ -110,10 +110,9 @@ def ngram_bits(train: np.ndarray, test: np.ndarray, characters: int, order: int 
     counts: list[dict[bytes, collections.Counter[int]]] = [
         collections.defaultdict(collections.Counter) for _ in range(order)
     ]
-    wide = train.astype(np.int32)
     for size in range(order):
-        for place in range(size, len(wide)):
-            counts[size][wide[place - size : place].tobytes()][int(wide[place])] += 1
+        for place in range(size, len(train)):
+            counts[size][train[place - size : place].tobytes()][int(train[place])] += 1
     totals = [{context: sum(after.values()) for context, after in one.items()} for one in counts]
     bits = 0.0
     for place in range(1, len(test)):
