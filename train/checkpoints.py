@@ -25,14 +25,12 @@ class Checkpoints:
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep),
-                preservation_policy.BestN(
-                    n=1, get_metric_fn=lambda metrics: -metrics["loss"], keep_checkpoints_without_metrics=False
-                ),
+                preservation_policy.BestN(n=1, get_metric_fn=_goodness, keep_checkpoints_without_metrics=False),
             ]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=lambda metrics: -metrics["loss"],
+            best_fn=_goodness,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -80,24 +78,28 @@ class Checkpoints:
           like: the arrays' shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`.
 
         Returns:
-          None if there is none. Damaged ones are warned of, and removed.
+          None if there is none. Damaged ones that are newer are warned of, and removed.
+
+        Raises:
+          UserError: if none of them can be read; they are left as they are.
         """
+        damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return step, *self._read(step, like)
+                found = step, *self._read(step, like)
             except Exception as error:  # whatever a damaged file makes its reader do
-                short = _short(error)
-                print(f"the checkpoint of step {step} is damaged ({short}): the one before is taken", file=sys.stderr)
-                self._manager.delete(step)
+                damaged[step] = _short(error)
+                continue
+            for newer, why in damaged.items():
+                print(f"the checkpoint of step {newer} is damaged ({why}): the one before is taken", file=sys.stderr)
+                self._manager.delete(newer)
+            return found
+        if damaged:
+            step, why = next(iter(damaged.items()))
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read (of step {step}: {why}): remove that folder to begin anew"
+            )
         return None
-
-    def best(self, like: Any) -> tuple[int, Any]:
-        """The step and the state of the checkpoint with the lowest validation loss, or else of the last one."""
-        step = self._manager.best_step()
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"{self.folder} holds no checkpoint")
-        return step, self._read(step, like)[0]
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), rest=ocp.args.JsonRestore())
@@ -114,6 +116,11 @@ class Checkpoints:
                 f"the checkpoint cannot be written in {self.folder} ({_short(error)}): make room there, and start "
                 f"again with the same --workdir{self.kept()}"
             ) from error
+
+
+def _goodness(metrics: dict[str, float]) -> float:
+    """By which the best checkpoint is known."""
+    return -metrics["loss"]
 
 
 @jax.jit

@@ -47,7 +47,7 @@ class Config(NetworkOptions):
     """Time steps of the sequence to add in, or between the symbols and their copy."""
     batch_size: int = 64
     """Sequences in a training step."""
-    steps: int = 4000
+    steps: int = 3000
     """How many training steps to do."""
     learning_rate: float = 3e-3
     """The highest learning rate; it goes up to it and then down, once."""
@@ -144,7 +144,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         results |= {"baseline": nothing, "solved": result["loss"] < SOLVED * nothing, "seconds": seconds}
         if devices.is_first_process():
             title = f"{config.task}, {config.length} steps: {config.cell}"
-            curve(workdir.path / "curve.png", title, {config.cell: workdir.metrics}, nothing)
+            curve(workdir.path / "curve.png", title, workdir.metrics, nothing)
             solved = "solved" if results["solved"] else "not solved"
             rows = {"test loss": f"{result['loss']:.5f}, {solved}", "remembering nothing": f"{nothing:.5f}"}
             show(console, rows | {"time": f"{seconds:.0f} s", "workdir": str(workdir.path)})

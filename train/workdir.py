@@ -1,14 +1,16 @@
 """The folder in which a run leaves what it did, and from which a run that was broken off goes on."""
 
+import contextlib
 import datetime
+import functools
 import json
-import os
 import pathlib
 from typing import Any, Self
 
 import filelock
 
 from flaxrnn import interop
+from flaxrnn.interop.files import write_whole
 from train import devices
 from train.checkpoints import Checkpoints
 from train.errors import UserError
@@ -51,13 +53,19 @@ class Workdir:
                 raise UserError(f"the workdir {path} is a file: pass another --workdir") from error
             raise UserError(f"the workdir {path} cannot be written ({error}): pass another --workdir") from error
         devices.wait_for_all("workdir")
-        self.checkpoints = Checkpoints(path / "checkpoints", keep)
+        self._keep = keep
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.path / "checkpoints", self._keep)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.checkpoints.close()
+        if "checkpoints" in vars(self):
+            self.checkpoints.close()
         self._lock.release()
 
     def _claim(self, numbers: dict[str, Any]) -> None:
@@ -79,19 +87,10 @@ class Workdir:
 
     def resumed(self, step: int) -> None:
         """Keeps of the metrics what was logged up to the step of a checkpoint."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            lines = []
-        for line in lines:
-            try:
-                metrics = json.loads(line)
-            except json.JSONDecodeError:
-                break  # half a line, where the run was broken off
-            if metrics["step"] <= step:
-                self.metrics.append(metrics)
+        self.metrics = [metrics for metrics in read_metrics(self.path) if metrics["step"] <= step]
         if self._writes:
-            self._write("metrics.jsonl", "".join(json.dumps(metrics) + "\n" for metrics in self.metrics))
+            text = "".join(json.dumps(metrics) + "\n" for metrics in self.metrics)
+            write_whole(self.path / "metrics.jsonl", text.encode())
 
     def write_params(self, params: Any) -> None:
         """Writes what was learned to `params.safetensors`."""
@@ -112,12 +111,8 @@ class Workdir:
                 file.write(json.dumps(metrics) + "\n")
 
     def _write_json(self, name: str, content: Any) -> None:
-        self._write(name, json.dumps(content, indent=2, default=str) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        unfinished = self.path / f"{name}.unfinished"
-        unfinished.write_text(text)
-        os.replace(unfinished, self.path / name)
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        write_whole(self.path / name, text.encode())
 
 
 def open_workdir(program: str, options: RunOptions, config: dict[str, Any]) -> Workdir:
@@ -145,6 +140,23 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
         return dict(json.loads((path / "config.json").read_text()))
     except FileNotFoundError:
         return None
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """What the lines of `metrics.jsonl` in a folder hold; none if there is no such file."""
+    metrics = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (path / "metrics.jsonl").read_text().splitlines():
+            try:
+                metrics.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # half a line, where the run was broken off
+    return metrics
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any]:
+    """What `results.json` in the folder of a finished run holds."""
+    return dict(json.loads((path / "results.json").read_text()))
 
 
 def is_finished(path: pathlib.Path) -> bool:

@@ -115,6 +115,17 @@ def test_a_damaged_checkpoint(whole, data_dir, tmp_path, capsys):
     check_against(whole, tmp_path)
 
 
+def test_no_checkpoint_that_can_be_read(data_dir, tmp_path):
+    with broken_off(after=30):
+        run(data_dir, tmp_path)
+    folders = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
+    for folder in folders:
+        damage(folder / "state")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*remove that folder to begin anew"):
+        run(data_dir, tmp_path)
+    assert all(folder.exists() for folder in folders)
+
+
 def test_resume_finds_the_run(whole, monkeypatch, data_dir, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--resume: there is no run mnist-gru-\.\.\. in runs/ that was broken off"):
