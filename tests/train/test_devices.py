@@ -58,23 +58,24 @@ def test_eight_devices(one_device, data_dir, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), one_device, rtol=0, atol=1e-5)
 
 
-def processes_of(workdir, data_dir, count, *options):
+def processes_of(workdir, data_dir, count, cpus, *options):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
     shared = ["--distributed", f"--coordinator=localhost:{port}", f"--processes={count}", *options]
-    return [start(workdir, data_dir, 2, *shared, f"--process-id={k}") for k in range(count)]
+    return [start(workdir, data_dir, cpus, *shared, f"--process-id={k}") for k in range(count)]
 
 
-def test_two_processes(one_device, data_dir, tmp_path):
+@pytest.mark.parametrize(("count", "cpus", "mesh"), [(2, 2, "data:2,model:2"), (4, 1, "data:4")])
+def test_several_processes(count, cpus, mesh, one_device, data_dir, tmp_path):
     """Four devices in all; `gloo` carries what they tell each other."""
-    for process in processes_of(tmp_path, data_dir, 2, "--mesh=data:2,model:2"):
+    for process in processes_of(tmp_path, data_dir, count, cpus, f"--mesh={mesh}"):
         finish(process)
     np.testing.assert_allclose(losses(tmp_path), one_device, rtol=0, atol=1e-5)
 
 
 def test_a_process_that_dies_ends_the_others_and_one_device_goes_on(one_device, data_dir, tmp_path):
-    first, second = processes_of(tmp_path, data_dir, 2, "--checkpoint-every=5")
+    first, second = processes_of(tmp_path, data_dir, 2, 2, "--checkpoint-every=5")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "checkpoints").glob("[0-9]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
