@@ -23,8 +23,8 @@
 # %% [markdown]
 # ## Set up
 #
-# In a checkout of flaxrnn the next cell only finds it. Elsewhere, as on Colab, it fetches flaxrnn and installs what is
-# missing; the JAX that is there, which fits the TPU or GPU, stays as it is.
+# In a checkout of flaxrnn the next cell only looks up where it is. Elsewhere, as on Colab, it fetches flaxrnn and installs what
+# is missing; the JAX that is installed, which fits the TPU or GPU, stays as it is.
 
 # %%
 import pathlib
@@ -298,16 +298,16 @@ compare("outputs of a fresh layer", layer.apply(params, inputs)[1], fresh(inputs
 # %% [markdown]
 # ## What a framework cannot express
 #
-# With `reset_after=False` the reset gate acts on the state before the matrix product, as in the first version of the GRU's
-# paper. That is another function, not another layout: Keras has it and torch does not. Nothing is dropped or approximated
+# With `reset_after=False` the reset gate acts on the state before the matrix product, as in the GRU's paper (v3 on
+# arXiv). That is another function, not another layout: Keras has it and torch does not. Nothing is dropped or approximated
 # silently; the export is an error that says why.
 
 # %%
-first_version = interop.keras.layer_for(keras.layers.GRU(32, reset_after=False))
-print(first_version.cell)
-first_params = first_version.init(jax.random.key(0), input_size=28)
+of_the_paper = interop.keras.layer_for(keras.layers.GRU(32, reset_after=False))
+print(of_the_paper.cell)
+paper_params = of_the_paper.init(jax.random.key(0), input_size=28)
 try:
-    interop.torch.export_weights(first_version, first_params)
+    interop.torch.export_weights(of_the_paper, paper_params)
 except ValueError as error:
     print("ValueError:", error)
 

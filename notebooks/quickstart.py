@@ -18,8 +18,8 @@
 # %% [markdown]
 # ## Set up
 #
-# In a checkout of flaxrnn the next cell only finds it. Elsewhere, as on Colab, it fetches flaxrnn and installs what is
-# missing; the JAX that is there, which fits the TPU or GPU, stays as it is.
+# In a checkout of flaxrnn the next cell only looks up where it is. Elsewhere, as on Colab, it fetches flaxrnn and installs what
+# is missing; the JAX that is installed, which fits the TPU or GPU, stays as it is.
 
 # %%
 import pathlib
@@ -80,10 +80,10 @@ print("images", batch.images.shape, batch.images.dtype, " labels", batch.labels.
 image, label = batch.images[0], batch.labels[0]
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=(1, 2), layout="constrained")
 left.imshow(image, cmap="gray_r")
-left.set_title(f"a {label}, as we see it")
+left.set_title(f"the digit {label}, as we see it")
 for step in range(28):
-    right.fill_between(range(28), 27 - step, 27 - step + 0.9 * image[step], color="#1f5fa8", lw=0)
-right.set_yticks([27, 17, 7], [0, 10, 20])
+    right.fill_between(range(28), step, step - 0.9 * image[step], color="#1f5fa8", lw=0)
+right.invert_yaxis()
 right.set_title("28 steps of 28 features")
 right.set_xlabel("feature (pixel of the row)")
 right.set_ylabel("time step (row)")
@@ -92,7 +92,7 @@ plt.show()
 # %% [markdown]
 # ## 2. A cell, scanned over time
 #
-# A cell says what happens in one step. It is a value without arrays in it; its parameters are a plain dictionary, which
+# A cell says what happens in one step. It holds sizes and options, no arrays; its parameters are a plain dictionary, which
 # `init` draws. `flaxrnn.scan` runs it over all steps of all sequences and returns the state after the last step and the
 # outputs of all steps.
 
@@ -107,6 +107,8 @@ print("outputs          ", outputs.shape, "[batch, time, features]")
 print("the final state is the last output:", bool(jnp.all(state.hidden == outputs[:, -1])))
 
 # %% [markdown]
+# The 192 columns are 3 x 64: those of two gates and a candidate stand side by side (`understanding_lstm.ipynb` has the formulas).
+#
 # ## 3. A classifier
 #
 # What the GRU remembers after the last row goes through a dense layer, which gives ten logits, one for each digit. A
@@ -130,7 +132,7 @@ print("logits", logits(init(jax.random.key(0)), batch.images).shape)
 # %% [markdown]
 # ## 4. Training
 #
-# The loss is the cross entropy, the optimizer Optax's Adam. One training step is one compiled function, gradient and update
+# The loss is the cross entropy, the optimizer Optax's Adam, whose learning rate rises to 0.01 and then falls. One training step is one compiled function, gradient and update
 # together.
 
 # %%
@@ -150,7 +152,7 @@ def train_step(params, optimizer_state, batch):
 
 
 # %% [markdown]
-# 600 steps of 128 images are 1.4 times through the training set.
+# 600 steps of 128 images go through the training set 1.4 times.
 
 # %%
 params = init(jax.random.key(0))
@@ -171,6 +173,8 @@ axes.set_ylabel("cross entropy")
 plt.show()
 
 # %% [markdown]
+# The first steps bring little; then the loss falls quickly.
+#
 # ## 5. How good is it?
 #
 # On the 10,000 test images, which it has never seen:
@@ -178,33 +182,36 @@ plt.show()
 
 # %%
 @jax.jit
-def right(params, images, labels):
+def accuracy(params, images, labels):
     return jnp.mean(jnp.argmax(logits(params, images), axis=-1) == labels)
 
 
 images = mnist.to_float(data.test.images)
-print(f"test accuracy {right(params, images, data.test.labels):.2%}")
+print(f"test accuracy {accuracy(params, images, data.test.labels):.2%}")
 
 # %% [markdown]
 # Because the network reads row by row, we can ask for its answer after each row: the outputs of all steps go through the
-# same dense layer. Bright is likely. It settles on an answer once the rows leave only one digit.
+# same dense layer. Bright is likely. The network was taught to answer after the last row only, so on the way it is often sure
+# and wrong: the top of a 2 passes for a 9 or a 7. The answer that counts may come only in the empty rows below the digit.
 
 # %%
 _, outputs = flaxrnn.scan(cell, params["gru"], images[:3])
 answers = jax.nn.softmax(outputs @ params["kernel"] + params["bias"])
 
-figure, axes = plt.subplots(1, 6, figsize=(10, 3), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 6, figsize=(12, 2.8), layout="constrained", sharey=True, width_ratios=[3, 2] * 3)
 for number, (digit, answer) in enumerate(zip(axes[::2], axes[1::2], strict=True)):
     digit.imshow(images[number], cmap="gray_r", aspect="auto")
-    digit.set_title(f"a {data.test.labels[number]}")
+    digit.set_title(f"the digit {data.test.labels[number]}")
     answer.imshow(answers[number], cmap="viridis", aspect="auto", vmin=0, vmax=1)
     answer.set_xticks(range(10))
+    answer.set_xlabel("digit")
     answer.set_title("its answer")
 axes[0].set_ylabel("row (time step)")
 plt.show()
 
 # %% [markdown]
-# Parameters are a tree of arrays; `interop.save` writes them to a safetensors file, which any framework reads.
+# Parameters are a tree of arrays; `interop.save` writes them to a safetensors file, a format that torch and others read too.
+# They come back by the names of their branches.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +261,7 @@ class NNXClassifier(nnx.Module):
         return self.dense(state.hidden)
 
 
-model = NNXClassifier(nnx.Rngs(0))
+model = NNXClassifier(nnx.Rngs(1))
 optimizer = nnx.Optimizer(model, optax.adam(optax.cosine_onecycle_schedule(steps, 1e-2)), wrt=nnx.Param)
 
 
@@ -272,8 +279,8 @@ def nnx_step(model, optimizer, batch):
 batches = iter(mnist.batches(data.train, batch_size=128, seed=0))
 for _ in range(steps):
     nnx_step(model, optimizer, next(batches))
-accuracy = jnp.mean(jnp.argmax(model(images), axis=-1) == data.test.labels)
-print(f"test accuracy {accuracy:.2%}")
+right = jnp.argmax(model(images), axis=-1) == data.test.labels
+print(f"test accuracy {jnp.mean(right):.2%}")
 
 # %% [markdown]
 # ## Where to go on
@@ -287,8 +294,8 @@ print(f"test accuracy {accuracy:.2%}")
 #
 # 1. Put `cells.Elman(64)` and `cells.LSTM(64)` in place of the GRU. An LSTM's state has `state.hidden` and `state.cell`: which
 #    does the dense layer see? How do the three compare after the same number of steps?
-# 2. Read the images column by column: `images.swapaxes(1, 2)`. Does the accuracy change? Why not by much?
+# 2. Read the images column by column: `images.swapaxes(1, 2)`. Does the accuracy change? Why?
 # 3. Use `flaxrnn.Stack([flaxrnn.RNN(cells.GRU(64))] * 2)` in place of the single cell: its `init` and `apply` take the place of
 #    `cell.init` and `flaxrnn.scan`. What is its state?
-# 4. Let the network answer after 14 rows only (`lengths=jnp.full(128, 14)` in `flaxrnn.scan`), in training and test. How well can
+# 4. Let the network answer after 14 rows only (`lengths=jnp.full(len(images), 14)` in `flaxrnn.scan`), in training and test. How well can
 #    half a digit be read?

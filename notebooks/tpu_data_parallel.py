@@ -25,8 +25,8 @@
 # %% [markdown]
 # ## Set up
 #
-# In a checkout of flaxrnn the next cell only finds it. Elsewhere, as on Colab, it fetches flaxrnn and installs what is
-# missing; the JAX that is there, which fits the TPU or GPU, stays as it is.
+# In a checkout of flaxrnn the next cell only looks up where it is. Elsewhere, as on Colab, it fetches flaxrnn and installs what
+# is missing; the JAX that is installed, which fits the TPU or GPU, stays as it is.
 
 # %%
 import pathlib

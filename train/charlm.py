@@ -30,6 +30,7 @@ from train.options import check_positive, default
 from train.report import show
 from train.workdir import open_workdir
 
+SAMPLING = ("sample", "temperature", "prompt")
 PROMPT = "It is a truth universally acknowledged, that "
 
 
@@ -49,7 +50,7 @@ class Config(NetworkOptions):
     """Characters of a stream in a training step, through which the gradient goes back."""
     steps: int = 3000
     """How many training steps to do."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     """The highest learning rate; it goes up to it and then down, once."""
     sample: int = 400
     """How many characters to write at the end."""
@@ -58,10 +59,14 @@ class Config(NetworkOptions):
     prompt: str = PROMPT
     """How the sample begins."""
 
+    def numbers(self) -> dict[str, Any]:
+        """The options that say what is learned: not those of the sample."""
+        return {name: value for name, value in super().numbers().items() if name not in SAMPLING}
+
     def check(self) -> None:
         """Raises a `UserError` unless the numbers can be trained with."""
         super().check()
-        check_positive(self, "batch_size", "unroll", "steps", "learning_rate")
+        check_positive(self, "unroll", "steps", "learning_rate")
         if not 0 <= self.sample < 2**31:
             raise UserError(f"--sample={self.sample}: pass a number of characters, or 0 for none")
         if not 0 <= self.temperature < math.inf:
@@ -156,9 +161,14 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         loss = float(evaluate(model, jax.device_put(params), part))
         return {"loss": loss, "bits": loss / math.log(2)}
 
-    with open_workdir(f"charlm-{config.cell}", config, dataclasses.asdict(config)) as workdir:
+    described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
+    source = {"text": f"{config.text or 'Pride and Prejudice'}, {text.digest}"}
+    with open_workdir(f"charlm-{config.cell}", config, described, source) as workdir:
         (workdir.path / "characters.txt").write_text(text.characters, encoding="utf-8")
-        console.print(f"{layers}\n{len(text.train):,} characters of {len(text.characters) - 1} kinds", highlight=False)
+        console.print(
+            f"workdir: {workdir.path}\n{layers}\n{len(text.train):,} characters of {len(text.characters) - 1} kinds",
+            highlight=False,
+        )
         params = launch(
             model,
             texts.batches(text.train, config.batch_size, config.unroll, devices.local_rows(config.batch_size)),

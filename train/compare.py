@@ -7,6 +7,7 @@ and one picture of them all.
 
 import dataclasses
 import pathlib
+import re
 import statistics
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from train import charlm, memory, mnist
+from train import charlm, devices, memory, mnist
 from train.errors import UserError, told_to_the_user
 from train.network import NetworkOptions
 from train.options import check_positive, default, flag
@@ -30,17 +31,19 @@ class Program(NamedTuple):
       config: its options.
       run: what it does with them.
       measure: the metric by which networks are compared.
+      baseline: under which name the results have what a simpler model attains, and what that is called.
     """
 
     config: type[NetworkOptions]
     run: Callable[[Any, Console], dict[str, Any]]
     measure: str
+    baseline: tuple[str, str] | None = None
 
 
 PROGRAMS = {
     "mnist": Program(mnist.Config, mnist.run, "accuracy"),
-    "memory": Program(memory.Config, memory.run, "loss"),
-    "charlm": Program(charlm.Config, charlm.run, "bits"),
+    "memory": Program(memory.Config, memory.run, "loss", ("baseline", "remembers nothing")),
+    "charlm": Program(charlm.Config, charlm.run, "bits", ("five_gram_bits", "5-gram model")),
 }
 
 
@@ -74,24 +77,27 @@ def run(options: Options, arguments: list[str], console: Console) -> dict[str, l
     program = PROGRAMS[options.program]
     networks = parse(options, arguments)
     described = dataclasses.asdict(options)
-    numbers = {name: described[name] for name in ("program", "cells", "seeds")} | {"options": " ".join(arguments)}
+    numbers = next(iter(networks.values())).numbers() | {
+        name: described[name] for name in ("program", "cells", "seeds")
+    }
+    del numbers["cell"], numbers["seed"]
     path = options.workdir or default_path(f"compare-{options.program}")
     with Workdir(path, numbers, described) as workdir:
+        console.print(f"workdir: {path}", highlight=False)
         runs: dict[str, list[Run]] = {name: [] for name in networks}
         for seed in range(options.seeds):
             for name, config in networks.items():
                 console.rule(f"{name}, seed {seed}")
-                own = dataclasses.replace(config, seed=seed, workdir=path / name / f"seed-{seed}")
+                own = dataclasses.replace(config, seed=seed, workdir=path / name.replace("/", "_") / f"seed-{seed}")
                 runs[name].append(train(program, own, name, console))
         summary = table(runs, program.measure)
         (path / "table.md").write_text(summary)
         seeds = "one seed" if options.seeds == 1 else f"the median and the range of {options.seeds} seeds"
         title = f"{' '.join([f'train.{options.program}', *arguments])}: {seeds}"
-        baseline = next(iter(runs.values()))[0].results.get("baseline")
-        comparison(path / "comparison.png", title, program.measure, curves(runs, program.measure), baseline)
+        drawn = curves(runs, program.measure)
+        comparison(path / "comparison.png", title, program.measure, drawn, baseline(runs, program))
         console.rule()
         console.print(Markdown(summary))
-        console.print(f"workdir: {path}", highlight=False)
         workdir.write_results({name: [run.results for run in each] for name, each in runs.items()})
     return runs
 
@@ -102,22 +108,30 @@ def parse(options: Options, arguments: list[str]) -> dict[str, NetworkOptions]:
     Raises:
       UserError: if they cannot be trained.
     """
-    networks: dict[str, NetworkOptions] = {}
+    networks: dict[str, Any] = {}
     for name in options.cells.split(","):
-        if not name or name in networks:
-            raise UserError(f"--cells={options.cells}: pass cells with commas between them, each once")
-        cell, *own = name.split("+")
+        cell, *own = re.split(r"\+(?![0-9])", name)
+        if not all([cell, *own]):
+            raise UserError(
+                f"--cells={options.cells}: pass cells with commas between them, such as elman,lstm+peephole"
+            )
         config = tyro.cli(
             PROGRAMS[options.program].config,
             prog=f"python -m train.{options.program}",
             args=[f"--cell={cell}", *arguments, *(f"--{option}" for option in own)],
             config=(tyro.conf.DisallowNone,),
         )
-        for field in ("seed", "resume", "distributed"):
+        for field in ("seed", "workdir", "resume", "distributed"):
             if getattr(config, field):
                 raise UserError(f"{flag(field)} does not go with a comparison, which has runs of its own: leave it out")
+        if config.cell != cell:
+            raise UserError(f"--cell={config.cell} does not go with a comparison: pass --cells=...,{config.cell}")
         config.check()
         config.make_cell()
+        devices.make_mesh(config.mesh, config.batch_size)
+        for other in networks:
+            if networks[other] == config:
+                raise UserError(f"--cells={options.cells}: {other} and {name} are the same network: leave one out")
         networks[name] = config
     return networks
 
@@ -155,10 +169,21 @@ def curves(runs: dict[str, list[Run]], measure: str) -> list[Curve]:
     return drawn
 
 
+def baseline(runs: dict[str, list[Run]], program: Program) -> tuple[str, float] | None:
+    """The name of the simpler model and what it attains, if that is the same for all runs."""
+    if program.baseline is None:
+        return None
+    key, name = program.baseline
+    values = {run.results[key] for each in runs.values() for run in each}
+    return (name, values.pop()) if len(values) == 1 else None
+
+
 def main() -> None:
     """The program."""
     with told_to_the_user():
-        options, arguments = tyro.cli(Options, prog="python -m train.compare", return_unknown_args=True)
+        options, arguments = tyro.cli(
+            Options, prog="python -m train.compare", return_unknown_args=True, config=(tyro.conf.DisallowNone,)
+        )
         run(options, arguments, Console())
 
 

@@ -44,7 +44,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
 def main() -> None:
     """The program."""
     with told_to_the_user():
-        run(tyro.cli(Options, prog="python -m train.evaluate"), Console())
+        run(tyro.cli(Options, prog="python -m train.evaluate", config=(tyro.conf.DisallowNone,)), Console())
 
 
 if __name__ == "__main__":

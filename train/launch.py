@@ -7,7 +7,8 @@ import grain
 from jax.sharding import Mesh
 from rich.console import Console
 
-from train import loop
+from train import devices, loop
+from train.errors import UserError
 from train.options import RunOptions
 from train.progress import ProgressDisplay
 from train.report import Report
@@ -45,7 +46,12 @@ def launch(
 
     Returns:
       The parameters, in NumPy's arrays.
+
+    Raises:
+      UserError: as `train.loop.train` does, and if there are too few steps for a profile.
     """
+    if options.profile and steps <= 10:
+        raise UserError(f"--profile is of ten steps after the first ten, but there are {steps}: pass more --steps")
     plan = loop.Plan(
         steps=steps,
         learning_rate=learning_rate,
@@ -54,7 +60,8 @@ def launch(
         checkpoint_every=options.checkpoint_every or validate_every,
         profile=str(workdir.path / "profile") if options.profile else None,
     )
-    with ProgressDisplay(console, steps) as display:
+    first = devices.is_first_process()
+    with ProgressDisplay(console if first else Console(quiet=True), steps) as display:
         params = loop.train(
             task,
             batches,
@@ -63,7 +70,7 @@ def launch(
             mesh=mesh,
             checkpoints=workdir.checkpoints,
             validate=validate,
-            reporter=Report(display, workdir, options.log == "tensorboard"),
+            reporter=Report(display, workdir, first and options.log == "tensorboard"),
         )
     workdir.write_params(params)
     return params

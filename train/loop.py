@@ -129,6 +129,7 @@ def train(
                 reporter.train(number, metrics | {"seconds": seconds})
             validation = None
             if plan.due(plan.validate_every, number):
+                window.check(checkpoints)
                 validation = validate(to_host(state.params))
                 reporter.validation(number, validation)
             if plan.due(plan.checkpoint_every, number) or stopping:
@@ -204,10 +205,10 @@ class Window:
             metrics, gradient, params = report
             if np.isfinite(metrics["loss"]) and gradient.all() and params.all():
                 continue
-            what = "the loss"
-            if not gradient.all():
+            what = "the loss itself, and with it every gradient"
+            if gradient.any() and not gradient.all():
                 what = f"the gradient of {self.names[int(np.argmin(gradient))]}"
-            elif not params.all():
+            elif gradient.all() and not params.all():
                 what = f"the parameter {self.names[int(np.argmin(params))]}"
             checkpoints.wait()
             raise UserError(

@@ -45,8 +45,6 @@ class Config(NetworkOptions):
     """What is to be remembered: two marked numbers, or ten symbols."""
     length: int = 200
     """Time steps of the sequence to add in, or between the symbols and their copy."""
-    batch_size: int = 64
-    """Sequences in a training step."""
     steps: int = 3000
     """How many training steps to do."""
     learning_rate: float = 3e-3
@@ -55,7 +53,7 @@ class Config(NetworkOptions):
     def check(self) -> None:
         """Raises a `UserError` unless the numbers can be trained with."""
         super().check()
-        check_positive(self, "length", "batch_size", "steps", "learning_rate")
+        check_positive(self, "length", "steps", "learning_rate")
         if self.task == "adding" and self.length < 2:
             raise UserError(f"--length={self.length}: pass two steps or more")
 
@@ -124,7 +122,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     nothing = memory.baseline(config.task, config.length)
     with open_workdir(f"memory-{config.task}-{config.cell}", config, dataclasses.asdict(config)) as workdir:
         console.print(
-            f"{network.layers}\na network that remembers nothing has a loss of {nothing:.4f}", highlight=False
+            f"workdir: {workdir.path}\n{network.layers}\na network that remembers nothing has a loss of {nothing:.4f}",
+            highlight=False,
         )
         params = launch(
             network,

@@ -59,7 +59,7 @@ class Config(NetworkOptions):
     def check(self) -> None:
         """Raises a `UserError` unless the numbers can be trained with."""
         super().check()
-        check_positive(self, "batch_size", "learning_rate", "epochs", "steps")
+        check_positive(self, "learning_rate", "epochs", "steps")
         if self.epochs is not None and self.steps is not None:
             raise UserError("--epochs and --steps both say how long to train: pass one of them")
         if not 0 <= self.shift < ROW:
@@ -109,8 +109,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     described = {**dataclasses.asdict(config), "network": repr(classifier.layers)}
     with open_workdir(f"mnist-{config.cell}", config, described) as workdir:
         console.print(
-            f"{classifier.layers}\n{config.steps} steps of {config.batch_size} images on {mesh.size} x "
-            f"{jax.devices()[0].device_kind}",
+            f"workdir: {workdir.path}\n{classifier.layers}\n{config.steps} steps of {config.batch_size} images on "
+            f"{mesh.size} x {jax.devices()[0].device_kind}",
             highlight=False,
         )
         rows = devices.local_rows(config.batch_size)

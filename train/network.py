@@ -24,6 +24,8 @@ class NetworkOptions(RunOptions):
 
     cell: CellName = "gru"
     """What happens in one time step."""
+    batch_size: int = 64
+    """Sequences in a training step."""
     hidden_size: int = 128
     """Features of the hidden state, in each direction."""
     layers: int = 1
@@ -49,7 +51,7 @@ class NetworkOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
-        check_positive(self, "hidden_size", "layers")
+        check_positive(self, "batch_size", "hidden_size", "layers")
         check_probability(self, "dropout", "recurrent_dropout", "zoneout")
         if self.forget_bias is not None and not math.isfinite(self.forget_bias):
             raise UserError(f"--forget-bias={self.forget_bias}: pass a finite number")

@@ -45,9 +45,10 @@ def load_image(path: pathlib.Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            grey = np.asarray(ImageOps.exif_transpose(flat).convert("L"), np.float32) / 255
-    except (OSError, UnidentifiedImageError) as error:
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            paper = Image.new("RGBA", upright.size, _paper(upright))
+            grey = np.asarray(Image.alpha_composite(paper, upright).convert("L"), np.float32) / 255
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ink = np.abs(grey - np.median(edge))  # the paper is what the edge is made of
@@ -70,6 +71,12 @@ def load_image(path: pathlib.Path) -> np.ndarray:
     return canvas[SIDE : 2 * SIDE, SIDE : 2 * SIDE]
 
 
+def _paper(image: Image.Image) -> str:
+    """What is seen behind a picture with transparent parts: the opposite of its ink."""
+    grey, opaque = (np.asarray(image.convert("LA"))[..., channel] for channel in (0, 1))
+    return "black" if np.sum(grey.astype(float) * opaque) > 128 * np.sum(opaque, dtype=float) else "white"
+
+
 def answers_by_step(
     classifier: Classifier, params: Any, image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,27 +87,43 @@ def answers_by_step(
     return np.asarray(sequence[0]), np.asarray(outputs[0]), np.array(answers)
 
 
+def drawings(options: Options) -> list[pathlib.Path]:
+    """Where to draw how each picture is read; the folders are made.
+
+    Raises:
+      UserError: if there are no pictures, two would be drawn in one file, or a folder cannot be made.
+    """
+    if not options.images:
+        raise UserError("there is no picture to read: pass one or more after the workdir")
+    drawn = [(options.out or path.parent) / f"{path.stem}.reading.png" for path in options.images]
+    for path, drawing in zip(options.images, drawn, strict=True):
+        if drawn.count(drawing) > 1:
+            raise UserError(f"{path} and another picture would both be drawn in {drawing}: pass them one by one")
+        try:
+            drawing.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{drawing.parent} cannot be made ({error}): pass another --out") from error
+    return drawn
+
+
 def run(options: Options, console: Console) -> list[tuple[int, float]]:
     """Reads the pictures; returns the class and the confidence for each."""
     config, params = runs.load(Config, options.workdir)
     classifier = config.make_classifier()
+    drawn = drawings(options)
     images = np.stack([load_image(path) for path in options.images])
     probabilities = np.asarray(jax.nn.softmax(classifier.apply(params, jnp.asarray(images))))
     table = Table("picture", "digit", "confidence")
     found = []
-    for path, image, one in zip(options.images, images, probabilities, strict=True):
+    for path, drawing, image, one in zip(options.images, drawn, images, probabilities, strict=True):
         digit, confidence = int(np.argmax(one)), float(np.max(one))
         found.append((digit, confidence))
         table.add_row(str(path), str(digit), f"{confidence:.1%}")
-        folder = options.out or path.parent
-        folder.mkdir(parents=True, exist_ok=True)
         read, hidden, answers = answers_by_step(classifier, params, image)
         if isinstance(classifier.layers.layers[-1], flaxrnn.Bidirectional):
             answers[-1] = one  # half of the state has read the other way
         title = f"{path.name}: {digit}, {confidence:.1%}"
-        reading(
-            folder / f"{path.stem}.reading.png", title, read, hidden, answers, config.read.split("-")[-1].rstrip("s")
-        )
+        reading(drawing, title, read, hidden, answers, config.read.split("-")[-1].rstrip("s"))
     console.print(table, highlight=False)
     return found
 
@@ -108,7 +131,7 @@ def run(options: Options, console: Console) -> list[tuple[int, float]]:
 def main() -> None:
     """The program."""
     with told_to_the_user():
-        run(tyro.cli(Options, prog="python -m train.predict"), Console())
+        run(tyro.cli(Options, prog="python -m train.predict", config=(tyro.conf.DisallowNone,)), Console())
 
 
 if __name__ == "__main__":

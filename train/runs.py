@@ -28,12 +28,13 @@ def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str,
         raise UserError(
             f"the run in {workdir} was broken off: finish it first, by the same command with --workdir={workdir}"
         )
+    names = {field.name: field.type for field in dataclasses.fields(kind)}
+    if missing := names.keys() - config.keys():
+        raise UserError(f"{workdir} holds a run of another program: its config.json has no {min(missing)!r}")
     try:
         params = unflatten(interop.load(workdir / PARAMS))
-        names = {field.name: field.type for field in dataclasses.fields(kind)}
-        given = {name: _typed(names[name], config[name]) for name in names if name in config}
-        return kind(**given), params
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        return kind(**{name: _typed(names[name], config[name]) for name in names}), params
+    except (FileNotFoundError, ValueError, TypeError) as error:
         raise UserError(f"the run in {workdir} cannot be read: {error}") from error
 
 

@@ -72,7 +72,8 @@ class Workdir:
         """Raises an error unless the folder is empty, or holds this run, unfinished."""
         before = read_config(self.path)
         if before is None:
-            if {entry.name for entry in self.path.iterdir()} - {"lock"}:
+            half_written = {entry.name for entry in self.path.glob(".config.json.*")}  # killed in that instant
+            if {entry.name for entry in self.path.iterdir()} - half_written - {"lock"}:
                 raise UserError(f"the workdir {self.path} holds something else than a run: pass another --workdir")
             return
         known = before["numbers"]
@@ -115,13 +116,16 @@ class Workdir:
         write_whole(self.path / name, text.encode())
 
 
-def open_workdir(program: str, options: RunOptions, config: dict[str, Any]) -> Workdir:
+def open_workdir(
+    program: str, options: RunOptions, config: dict[str, Any], data: dict[str, Any] | None = None
+) -> Workdir:
     """The folder of a run: the one that is asked for, the one to resume, or a new one.
 
     Args:
       program: what the folder's name begins with, such as `mnist-gru`.
       options: what the program was given, with every default that depends on something else filled in.
       config: what `config.json` says besides.
+      data: what else the run is known by, where its options do not say what data it has.
     """
     path = options.workdir
     if options.resume:
@@ -131,15 +135,24 @@ def open_workdir(program: str, options: RunOptions, config: dict[str, Any]) -> W
         path = max(unfinished, key=lambda path: path.stat().st_mtime)
     if path is None and options.distributed:
         raise UserError("--distributed: pass a --workdir that all processes see")
-    return Workdir(path or default_path(program), options.numbers(), config, options.keep)
+    return Workdir(path or default_path(program), options.numbers() | (data or {}), config, options.keep)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:
-    """What `config.json` in a folder holds; None if there is none."""
+    """What `config.json` in a folder holds; None if there is none.
+
+    Raises:
+      UserError: if it is not a run's.
+    """
     try:
-        return dict(json.loads((path / "config.json").read_text()))
-    except FileNotFoundError:
+        config = dict(json.loads((path / "config.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path / 'config.json'} is damaged ({error}): pass another folder") from error
+    if "numbers" not in config:
+        raise UserError(f"{path / 'config.json'} is that of something else than a run: pass another folder")
+    return config
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ class GRU(ResetCell):
 
     How it differs from other frameworks:
       Torch and Flax write h' = (1 - z) n + z h, which is the same. Keras and Haiku order the gates z, r, n, and
-      Haiku swaps z and 1 - z. TF1, Haiku and the first version of the paper reset before the product.
+      Haiku swaps z and 1 - z. TF1, Haiku and the paper in its third version reset before the product.
     """
 
     @property

@@ -28,6 +28,18 @@ def sentences(tmp_path):
     return path
 
 
+def test_another_text_is_another_run_and_another_sample_is_not(sentences, tmp_path):
+    options = {"text": sentences, "steps": 6, "checkpoint_every": 3}
+    with broken_off(after=4):
+        run(tmp_path / "run", **options)
+    content = sentences.read_text(encoding="utf-8")
+    sentences.write_text(content[::-1], encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds a run with --text=.*: pass the same options"):
+        run(tmp_path / "run", **options)
+    sentences.write_text(content, encoding="utf-8")
+    assert run(tmp_path / "run", **options, temperature=0.5)["steps"] == 6
+
+
 def test_the_text_that_comes_along():
     text = data.load(None, 1)
     total = len(text.train) + len(text.validation) + len(text.test)

@@ -54,16 +54,21 @@ def test_other_programs(tmp_path):
     runs = run(tmp_path, arguments, cells="elman,gru", seeds=1, program="memory")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].startswith("| network | test loss")
-    assert [f"{runs[name][0].results['test_loss']:.4g}" in line for name, line in zip(runs, lines[2:], strict=True)]
+    for name, line in zip(["elman", "gru"], lines[2:], strict=True):
+        assert f"| `{name}` | {runs[name][0].results['test_loss']:.4g} |" in line
 
 
 WRONG = {
-    "no cell": ({"cells": "elman,,gru"}, [], "--cells=elman,,gru: pass cells with commas between them, each once"),
-    "twice": ({"cells": "gru,gru"}, [], "--cells=gru,gru: pass cells"),
+    "no cell": ({"cells": "elman,,gru"}, [], "--cells=elman,,gru: pass cells with commas between them"),
+    "no option": ({"cells": "gru+"}, [], r"--cells=gru\+: pass cells with commas between them"),
+    "twice": ({"cells": "gru,gru"}, [], "gru and gru are the same network"),
+    "another cell": ({"cells": "lstm,gru"}, ["--cell=gru"], "--cell=gru does not go with a comparison"),
+    "mesh": ({"cells": "gru,lstm+mesh=data:3"}, [], "--mesh=data:3 has 3 devices, but there are 1"),
     "unknown cell": ({"cells": "gru,qrnn"}, [], "--cell=qrnn: there is no such cell: pass one of"),
     "not its option": ({"cells": "gru+peephole"}, [], "--peephole does not go with --cell=gru"),
     "no seeds": ({"seeds": 0}, [], "--seeds=0: pass a positive number"),
     "seed": ({}, ["--seed=3"], "--seed does not go with a comparison"),
+    "workdir": ({"cells": "gru+workdir=elsewhere"}, [], "--workdir does not go with a comparison"),
     "number": ({}, ["--hidden-size=0"], "--hidden-size=0: pass a positive number"),
 }
 

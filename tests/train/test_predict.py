@@ -46,6 +46,15 @@ def test_evaluate_says_what_is_wrong(finished, tmp_path):
     with pytest.raises(UserError, match="was broken off: finish it first, by the same command with --workdir="):
         evaluate.run(evaluate.Options(tmp_path), QUIET)
     (tmp_path / "results.json").write_text("{}")
+    for config, message in {
+        '{"numbers": {}}': "holds a run of another program: its config.json has no",
+        "{}": "is that of something else than a run",
+        '{"numb': "is damaged",
+    }.items():
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(UserError, match=message):
+            evaluate.run(evaluate.Options(tmp_path), QUIET)
+    (tmp_path / "config.json").write_text((finished[0] / "config.json").read_text())
     with pytest.raises(UserError, match="cannot be read: there is no file"):
         evaluate.run(evaluate.Options(tmp_path), QUIET)
 
@@ -95,6 +104,37 @@ def test_pictures_that_are_none(rows, tmp_path):
             predict.run(predict.Options(rows, (tmp_path / name,)), QUIET)
     with pytest.raises(UserError, match="cannot be read as a picture"):
         predict.run(predict.Options(rows, (tmp_path / "none.png",)), QUIET)
+
+
+def test_a_photograph_that_lies_on_its_side(data_dir, tmp_path):
+    digit = Image.fromarray(255 - data.load(data_dir).test.images[0]).resize((112, 112))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter, as cameras note it
+    digit.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    digit.save(tmp_path / "upright.png")
+    turned, upright = (predict.load_image(tmp_path / f"{name}.png") for name in ("turned", "upright"))
+    np.testing.assert_allclose(turned, upright, atol=0.05)
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_transparent_paper(ink, data_dir, tmp_path):
+    digit = data.load(data_dir).test.images[0]
+    layers = [np.full_like(digit, ink)] * 3 + [digit]
+    Image.fromarray(np.stack(layers, axis=-1)).save(tmp_path / "digit.png")
+    assert np.abs(predict.load_image(tmp_path / "digit.png") - digit / 255).mean() < 0.02
+
+
+def test_pictures_that_cannot_be_drawn_beside(rows, data_dir, tmp_path):
+    digit = Image.fromarray(data.load(data_dir).test.images[0])
+    paths = [tmp_path / "d.png", tmp_path / "d.bmp"]
+    for path in paths:
+        digit.save(path)
+    with pytest.raises(UserError, match="there is no picture to read: pass one or more"):
+        predict.run(predict.Options(rows, ()), QUIET)
+    with pytest.raises(UserError, match=r"would both be drawn in .*d\.reading\.png: pass them one by one"):
+        predict.run(predict.Options(rows, tuple(paths)), QUIET)
+    with pytest.raises(UserError, match=r"cannot be made .*: pass another --out"):
+        predict.run(predict.Options(rows, (paths[0],), paths[1]), QUIET)
 
 
 def test_what_the_run_left(finished):

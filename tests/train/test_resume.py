@@ -126,6 +126,12 @@ def test_no_checkpoint_that_can_be_read(data_dir, tmp_path):
     assert all(folder.exists() for folder in folders)
 
 
+def test_killed_while_the_configuration_was_written(whole, data_dir, tmp_path):
+    (tmp_path / ".config.json.x1y2").write_text('{"numb')
+    run(data_dir, tmp_path)
+    check_against(whole, tmp_path)
+
+
 def test_resume_finds_the_run(whole, monkeypatch, data_dir, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--resume: there is no run mnist-gru-\.\.\. in runs/ that was broken off"):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import math
 import pathlib
 from typing import NamedTuple
@@ -24,12 +25,14 @@ class Text(NamedTuple):
     Attributes:
       characters: the characters of the training part, each one's number its place; the first stands for all others.
       train, validation, test: `[length]` int32.
+      digest: the beginning of the text's SHA-256, by which it is known again.
     """
 
     characters: str
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    digest: str
 
 
 class Batch(NamedTuple):
@@ -67,7 +70,8 @@ def load(path: pathlib.Path | None, shortest: int) -> Text:
             "for training: pass a longer one, or smaller numbers"
         )
     characters = UNKNOWN + "".join(sorted(set(text[:first]) - {UNKNOWN}))
-    return Text(characters, *(encode(characters, part) for part in (text[:first], text[first:second], text[second:])))
+    train, validation, test = (encode(characters, part) for part in (text[:first], text[first:second], text[second:]))
+    return Text(characters, train, validation, test, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def encode(characters: str, text: str) -> np.ndarray:

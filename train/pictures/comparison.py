@@ -4,6 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -26,7 +27,12 @@ class Curve(NamedTuple):
     test: list[float]
 
 
-def comparison(path: pathlib.Path, title: str, measure: str, curves: list[Curve], baseline: float | None) -> None:
+COLORS = [color for color in TABLEAU_COLORS.values() if color != TABLEAU_COLORS["tab:gray"]]  # which is the baseline's
+
+
+def comparison(
+    path: pathlib.Path, title: str, measure: str, curves: list[Curve], baseline: tuple[str, float] | None
+) -> None:
     """Draws the validations of all networks against the step, and their tests.
 
     A line is the median of the seeds, the band around it reaches from the lowest to the highest. An accuracy is drawn
@@ -37,21 +43,21 @@ def comparison(path: pathlib.Path, title: str, measure: str, curves: list[Curve]
       title: its title.
       measure: what is drawn.
       curves: the networks.
-      baseline: what a network has that has learned nothing, or None.
+      baseline: the name of a simpler model and what it attains, or None.
     """
     drawn, name = (_errors, "errors") if measure == "accuracy" else (np.asarray, measure)
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, curve in enumerate(curves):
-        values, test, color = drawn(curve.validation), drawn(curve.test), f"C{place % 10}"
+        values, test, color = drawn(curve.validation), drawn(curve.test), COLORS[place % len(COLORS)]
         left.plot(curve.steps, np.median(values, axis=0), color=color, lw=1.5, label=curve.name)
         left.fill_between(curve.steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
         right.plot(np.full(len(test), place), test, "o", color=color, alpha=0.6, mec="none")
         right.hlines(np.median(test), place - 0.3, place + 0.3, color=color, lw=2)
     for axes in left, right:
         if baseline is not None:
-            axes.axhline(baseline, color=GREY, ls="--", label="remembers nothing")
+            axes.axhline(baseline[1], color=GREY, ls="--", label=baseline[0])
         plain(axes)
     left.set_yscale("log")
     if measure == "accuracy":
