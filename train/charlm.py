@@ -30,6 +30,7 @@ from train.options import check_positive, default
 from train.report import show
 from train.workdir import open_workdir
 
+CHARACTERS = "characters.txt"
 SAMPLING = ("sample", "temperature", "prompt")
 PROMPT = "It is a truth universally acknowledged, that "
 
@@ -73,6 +74,10 @@ class Config(NetworkOptions):
             raise UserError(f"--temperature={self.temperature}: pass 0 or a positive number")
         if not self.prompt:
             raise UserError("--prompt is empty: pass the beginning of a text")
+
+    def make_model(self, characters: str) -> "LanguageModel":
+        """The model of a text of those characters that the options describe."""
+        return LanguageModel(self.make_layers(), len(characters), self.batch_size, self.strategy, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +156,11 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns what `results.json` holds."""
     start = time.perf_counter()
     config.check()
-    layers = config.make_layers()
+    config.make_cell()
     text = texts.load(config.text, config.batch_size * config.unroll + 1)
     devices.join_processes(config)
     mesh = devices.make_mesh(config.mesh, config.batch_size)
-    model = LanguageModel(layers, len(text.characters), config.batch_size, config.strategy, config.precision)
+    model = config.make_model(text.characters)
 
     def scores(params: Any, part: np.ndarray) -> dict[str, float]:
         loss = float(evaluate(model, jax.device_put(params), part))
@@ -164,9 +169,10 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
     source = {"text": f"{config.text or 'Pride and Prejudice'}, {text.digest}"}
     with open_workdir(f"charlm-{config.cell}", config, described, source) as workdir:
-        (workdir.path / "characters.txt").write_text(text.characters, encoding="utf-8")
+        (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
         console.print(
-            f"workdir: {workdir.path}\n{layers}\n{len(text.train):,} characters of {len(text.characters) - 1} kinds",
+            f"workdir: {workdir.path}\n{model.layers}\n"
+            f"{len(text.train):,} characters of {len(text.characters) - 1} kinds",
             highlight=False,
         )
         params = launch(

@@ -213,7 +213,7 @@ class Window:
             checkpoints.wait()
             raise UserError(
                 f"the loss is {metrics['loss']} at step {number}, and the first that is not finite is {what}: pass a "
-                f"lower --learning-rate{checkpoints.kept()}"
+                f"lower --learning-rate, and another --workdir{checkpoints.kept()}"
             )
         self.unchecked = 0
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.compare import assert_close
 from tests.train.conftest import broken_off
-from train import charlm
+from train import charlm, sample
 from train.data import text as data
 from train.errors import UserError
 
@@ -99,6 +99,14 @@ def test_it_learns_a_text_by_heart(tmp_path, sentences):
     assert results["five_gram_bits"] < 1
     written = (tmp_path / "run" / "sample.txt").read_text()
     assert written.startswith("The quick brown fox jumps over")
+    again = sample.Options(tmp_path / "run", sample=30, temperature=0.0, prompt="The quick")
+    assert sample.run(again, Console(quiet=True)) + "\n" == written
+    other = sample.run(sample.Options(tmp_path / "run", sample=50, prompt="27 dogs"), Console(quiet=True))
+    assert other.startswith("27 dogs")
+    assert len(other) == 57
+    (tmp_path / "run" / "characters.txt").unlink()
+    with pytest.raises(UserError, match=r"cannot be read: .*characters.txt"):
+        sample.run(again, Console(quiet=True))
 
 
 def test_state_is_carried_from_batch_to_batch(sentences):

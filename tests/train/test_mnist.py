@@ -183,7 +183,7 @@ def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(monkeypatch, d
     with monkeypatch.context() as patch:
         patch.setattr(mnist.mnist, "batches", spoilt)
         with pytest.raises(
-            UserError, match=r"the loss is nan at step 25, .* pass a lower --learning-rate; the checkpoint of"
+            UserError, match=r"the loss is nan at step 25, .* pass a lower --learning-rate, and another --workdir; the"
         ):
             run(data_dir, tmp_path, checkpoint_every=10)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()} >= {"20"}
