@@ -49,8 +49,10 @@ class Config(NetworkOptions):
     """Streams that are read beside each other."""
     unroll: int = 100
     """Characters of a stream in a training step, through which the gradient goes back."""
-    steps: int = 3000
+    steps: int = 2000
     """How many training steps to do."""
+    dropout: float = 0.2
+    """How many features are dropped between the layers, and before the last dense one."""
     learning_rate: float = 1e-2
     """The highest learning rate; it goes up to it and then down, once."""
     sample: int = 400

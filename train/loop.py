@@ -205,10 +205,12 @@ class Window:
             metrics, gradient, params = report
             if np.isfinite(metrics["loss"]) and gradient.all() and params.all():
                 continue
-            what = "the loss itself, and with it every gradient"
-            if gradient.any() and not gradient.all():
+            what = "the loss itself"
+            if not gradient.any():
+                what = "the loss itself, and with it every gradient"
+            elif not gradient.all():
                 what = f"the gradient of {self.names[int(np.argmin(gradient))]}"
-            elif gradient.all() and not params.all():
+            elif not params.all():
                 what = f"the parameter {self.names[int(np.argmin(params))]}"
             checkpoints.wait()
             raise UserError(

@@ -17,7 +17,9 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and 27 dogs sleep. "
 
 
 def run(workdir, **options):
-    usual = dict(hidden_size=32, steps=150, batch_size=8, unroll=16, workdir=workdir, sample=30, temperature=0.0)
+    usual = dict(
+        hidden_size=32, dropout=0.0, steps=150, batch_size=8, unroll=16, workdir=workdir, sample=30, temperature=0.0
+    )
     return charlm.run(charlm.Config(**usual | options), Console(quiet=True))
 
 
@@ -111,7 +113,7 @@ def test_it_learns_a_text_by_heart(tmp_path, sentences):
 
 def test_state_is_carried_from_batch_to_batch(sentences):
     """Two batches in a row have the loss of the whole."""
-    config = charlm.Config(hidden_size=8, cell="gru", batch_size=2, unroll=6)
+    config = charlm.Config(hidden_size=8, dropout=0.0, cell="gru", batch_size=2, unroll=6)
     text = data.load(sentences, 1)
     model = charlm.LanguageModel(config.make_layers(), len(text.characters), 2)
     params = model.init(jax.random.key(0))
