@@ -77,6 +77,10 @@ class Config(NetworkOptions):
         if not self.prompt:
             raise UserError("--prompt is empty: pass the beginning of a text")
 
+    def load_text(self) -> texts.Text:
+        """The text that the options name."""
+        return texts.load(self.text, self.batch_size * self.unroll + 1)
+
     def make_model(self, characters: str) -> "LanguageModel":
         """The model of a text of those characters that the options describe."""
         return LanguageModel(self.make_layers(), len(characters), self.batch_size, self.strategy, self.precision)
@@ -129,6 +133,20 @@ class LanguageModel:
         return loss, (state, {"bits": loss / math.log(2)})
 
 
+def score(config: Config, params: dict[str, Any], split: str) -> dict[str, float]:
+    """The mean cross entropy of a character of a part of the text, in nats ("loss") and in bits."""
+    text = config.load_text()
+    if len(text.characters) != len(params["dense"]["bias"]):
+        raise UserError(f"--text={config.text} is not the text of this run any more: bring that back")
+    return measure(config.make_model(text.characters), params, getattr(text, split))
+
+
+def measure(model: LanguageModel, params: dict[str, Any], text: np.ndarray) -> dict[str, float]:
+    """The mean cross entropy of a character of `text` `[length]`, in nats ("loss") and in bits."""
+    loss = float(evaluate(model, jax.device_put(params), text))
+    return {"loss": loss, "bits": loss / math.log(2)}
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def evaluate(model: LanguageModel, params: dict[str, Any], text: jax.Array) -> jax.Array:
     """The mean cross entropy of a character of `text` `[length]`, read from beginning to end, in nats."""
@@ -159,17 +177,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     start = time.perf_counter()
     config.check()
     config.make_cell()
-    text = texts.load(config.text, config.batch_size * config.unroll + 1)
+    text = config.load_text()
     devices.join_processes(config)
     mesh = devices.make_mesh(config.mesh, config.batch_size)
     model = config.make_model(text.characters)
-
-    def scores(params: Any, part: np.ndarray) -> dict[str, float]:
-        loss = float(evaluate(model, jax.device_put(params), part))
-        return {"loss": loss, "bits": loss / math.log(2)}
-
     described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
-    source = {"text": f"{config.text or 'Pride and Prejudice'}, {text.digest}"}
+    source = {"text": f"{config.text.name if config.text else 'Pride and Prejudice'}, {text.digest}"}
     with open_workdir(f"charlm-{config.cell}", config, described, source) as workdir:
         (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
         console.print(
@@ -180,7 +193,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         params = launch(
             model,
             texts.batches(text.train, config.batch_size, config.unroll, devices.local_rows(config.batch_size)),
-            lambda params: scores(params, text.validation),
+            lambda params: measure(model, params, text.validation),
             options=config,
             workdir=workdir,
             mesh=mesh,
@@ -191,7 +204,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         )
         baseline = texts.ngram_bits(text.train, text.test, len(text.characters))
         seconds = round(time.perf_counter() - start, 2)
-        bits = scores(params, text.test)["bits"]
+        bits = measure(model, params, text.test)["bits"]
         results = {"test_bits": bits, "five_gram_bits": baseline, "steps": config.steps, "seconds": seconds}
         if devices.is_first_process():
             rows = {"test": f"{bits:.3f} bits a character", "5-gram model": f"{baseline:.3f} bits a character"}

@@ -9,42 +9,19 @@ import dataclasses
 import pathlib
 import re
 import statistics
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from train import charlm, devices, memory, mnist
+from train import devices
 from train.errors import UserError, told_to_the_user
 from train.network import NetworkOptions
 from train.options import check_positive, default, flag
 from train.pictures.comparison import Curve, comparison
+from train.programs import PROGRAMS, Program
 from train.workdir import Workdir, default_path, is_finished, read_metrics, read_results
-
-
-class Program(NamedTuple):
-    """A program that trains networks.
-
-    Attributes:
-      config: its options.
-      run: what it does with them.
-      measure: the metric by which networks are compared.
-      baseline: under which name the results have what a simpler model attains, and what that is called.
-    """
-
-    config: type[NetworkOptions]
-    run: Callable[[Any, Console], dict[str, Any]]
-    measure: str
-    baseline: tuple[str, str] | None = None
-
-
-PROGRAMS = {
-    "mnist": Program(mnist.Config, mnist.run, "accuracy"),
-    "memory": Program(memory.Config, memory.run, "loss", ("baseline", "remembers nothing")),
-    "charlm": Program(charlm.Config, charlm.run, "bits", ("five_gram_bits", "5-gram model")),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,37 +8,37 @@ import tyro
 from rich.console import Console
 
 from train import runs
-from train.data import mnist
-from train.errors import told_to_the_user
-from train.evaluation import evaluate
-from train.mnist import Config
+from train.errors import UserError, told_to_the_user
 from train.options import default
+from train.programs import PROGRAMS
 from train.report import show
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Score a finished run of train.mnist."""
+    """Score a finished run of train.mnist, train.memory or train.charlm."""
 
     workdir: tyro.conf.Positional[pathlib.Path]
     """Where the run left its results."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which images to score it on."""
-    data_dir: Annotated[pathlib.Path | None, default("default: the run's own")] = None
+    """Which part of the data to score it on."""
+    data_dir: Annotated[pathlib.Path | None, default("train.mnist; default: the run's own")] = None
     """Where tensorflow-datasets keeps the prepared images."""
 
 
-def run(options: Options, console: Console) -> dict[str, Any]:
-    """Evaluates as `options` says; returns accuracy and loss."""
-    config, params = runs.load(Config, options.workdir)
-    split = getattr(mnist.load(options.data_dir or config.data_dir), options.split)
-    result = evaluate(config.make_classifier(), params, split)
-    rows = {
-        "accuracy": f"{result.accuracy:.2%} of {len(split.labels):,} {options.split} images",
-        "loss": f"{result.loss:.4f}",
-    }
-    show(console, rows)
-    return result.metrics()
+def run(options: Options, console: Console) -> dict[str, float]:
+    """Evaluates as `options` say; returns the metrics."""
+    name = runs.program(options.workdir)
+    config: Any
+    config, params = runs.load(PROGRAMS[name].config, options.workdir)
+    if options.data_dir is not None:
+        if name != "mnist":
+            raise UserError(f"--data-dir is for runs of train.mnist, and this one is of train.{name}: leave it out")
+        config = dataclasses.replace(config, data_dir=options.data_dir)
+    metrics = PROGRAMS[name].score(config, params, options.split)
+    shown = {key: f"{value:.2%}" if key == "accuracy" else f"{value:.4g}" for key, value in metrics.items()}
+    show(console, {f"{options.split} {key}": value for key, value in shown.items()})
+    return metrics
 
 
 def main() -> None:

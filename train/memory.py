@@ -30,8 +30,9 @@ from train.workdir import open_workdir
 
 SOLVED = 0.03
 """A task is solved with a loss below this share of the baseline."""
-TEST_BATCHES = 10
-UNSEEN = 2**32 - 2, 2**32 - 1
+SCORED = 10
+"""Batches of a validation and of the test."""
+UNSEEN = {"validation": 2**32 - 2, "test": 2**32 - 1}
 """The seeds of the validation and the test sequences."""
 
 
@@ -56,6 +57,10 @@ class Config(NetworkOptions):
         check_positive(self, "length", "steps", "learning_rate")
         if self.task == "adding" and self.length < 2:
             raise UserError(f"--length={self.length}: pass two steps or more")
+
+    def make_network(self) -> "Memory":
+        """The network that the options describe."""
+        return Memory(self.make_layers(), self.task, self.strategy, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +102,11 @@ class Memory:
         return jnp.mean(losses), (carry, {"accuracy": jnp.mean(right[:, -memory.COPIED :])})
 
 
-def evaluate(network: Memory, params: Any, batches: list[memory.Batch]) -> dict[str, float]:
-    """The means of loss and metrics over some batches."""
-    params = jax.device_put(params)
-    each = [_evaluate(network, params, batch) for batch in batches]
+def score(config: Config, params: Any, split: str) -> dict[str, float]:
+    """The means of loss and metrics of a trained network over the first batches of a split."""
+    network, params = config.make_network(), jax.device_put(params)
+    batches = memory.batches(config.task, config.batch_size, config.length, UNSEEN.get(split, config.seed))
+    each = [_evaluate(network, params, batch) for batch in itertools.islice(batches, SCORED)]
     return {name: float(sum(one[name] for one in each) / len(each)) for name in each[0]}
 
 
@@ -114,11 +120,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains and evaluates as `config` says; returns what `results.json` holds."""
     start = time.perf_counter()
     config.check()
-    network = Memory(config.make_layers(), config.task, config.strategy, config.precision)
+    network = config.make_network()
     devices.join_processes(config)
     mesh = devices.make_mesh(config.mesh, config.batch_size)
-    draw = functools.partial(memory.batches, config.task, config.batch_size, config.length)
-    validation, test = (list(itertools.islice(draw(seed), TEST_BATCHES)) for seed in UNSEEN)
     nothing = memory.baseline(config.task, config.length)
     with open_workdir(f"memory-{config.task}-{config.cell}", config, dataclasses.asdict(config)) as workdir:
         console.print(
@@ -127,8 +131,10 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         )
         params = launch(
             network,
-            draw(config.seed, devices.local_rows(config.batch_size)),
-            lambda params: evaluate(network, params, validation),
+            memory.batches(
+                config.task, config.batch_size, config.length, config.seed, devices.local_rows(config.batch_size)
+            ),
+            lambda params: score(config, params, "validation"),
             options=config,
             workdir=workdir,
             mesh=mesh,
@@ -137,7 +143,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             learning_rate=config.learning_rate,
             validate_every=max(1, config.steps // 20),
         )
-        result = evaluate(network, params, test)
+        result = score(config, params, "test")
         seconds = round(time.perf_counter() - start, 2)
         results = {f"test_{name}": value for name, value in result.items()}
         results |= {"baseline": nothing, "solved": result["loss"] < SOLVED * nothing, "seconds": seconds}

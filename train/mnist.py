@@ -141,6 +141,11 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     return results
 
 
+def score(config: Config, params: Any, split: str) -> dict[str, float]:
+    """The loss and the accuracy of a trained network on a split of the data."""
+    return evaluate(config.make_classifier(), params, getattr(mnist.load(config.data_dir), split)).metrics()
+
+
 def draw(
     workdir: Workdir, config: Config, classifier: Classifier, params: Any, split: mnist.Split, evaluation: Evaluation
 ) -> None:

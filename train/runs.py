@@ -9,10 +9,24 @@ from typing import Any, TypeVar
 from flaxrnn import interop
 from flaxrnn.interop.arrays import unflatten
 from train.errors import UserError
-from train.options import RunOptions
+from train.options import RunOptions, flag
 from train.workdir import PARAMS, is_finished, read_config
 
 Options = TypeVar("Options", bound=RunOptions)
+
+
+def program(workdir: pathlib.Path) -> str:
+    """Which program a run is of, such as "mnist".
+
+    Raises:
+      UserError: if there is no run.
+    """
+    config = read_config(workdir)
+    if config is None:
+        raise UserError(f"{workdir} holds no run: pass a workdir that has a config.json, such as runs/mnist-gru-DATE")
+    if "program" not in config or "cells" in config:
+        raise UserError(f"{workdir} holds no single run: pass the workdir of one, such as runs/mnist-gru-DATE")
+    return str(config["program"])
 
 
 def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str, Any]]:
@@ -21,16 +35,15 @@ def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str,
     Raises:
       UserError: if there is no such run, or it is not finished, or its files are of another program.
     """
-    config = read_config(workdir)
-    if config is None:
-        raise UserError(f"{workdir} holds no run: pass a workdir that has a config.json, such as runs/mnist-gru-DATE")
+    owner, config = program(workdir), read_config(workdir)
+    assert config is not None
     if not is_finished(workdir):
         raise UserError(
             f"the run in {workdir} was broken off: finish it first, by the same command with --workdir={workdir}"
         )
     names = {field.name: field.type for field in dataclasses.fields(kind)}
     if missing := names.keys() - config.keys():
-        raise UserError(f"{workdir} holds a run of another program: its config.json has no {min(missing)!r}")
+        raise UserError(f"{workdir} holds a run of train.{owner}, which has no {flag(min(missing))}: pass another")
     try:
         params = unflatten(interop.load(workdir / PARAMS))
         return kind(**{name: _typed(names[name], config[name]) for name in names}), params

@@ -135,7 +135,8 @@ def open_workdir(
         path = max(unfinished, key=lambda path: path.stat().st_mtime)
     if path is None and options.distributed:
         raise UserError("--distributed: pass a --workdir that all processes see")
-    return Workdir(path or default_path(program), options.numbers() | (data or {}), config, options.keep)
+    described = {"program": program.partition("-")[0], **config}
+    return Workdir(path or default_path(program), options.numbers() | (data or {}), described, options.keep)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.compare import assert_close
 from tests.train.conftest import broken_off
-from train import charlm, sample
+from train import charlm, evaluate, sample
 from train.data import text as data
 from train.errors import UserError
 
@@ -101,6 +101,9 @@ def test_it_learns_a_text_by_heart(tmp_path, sentences):
     assert results["five_gram_bits"] < 1
     written = (tmp_path / "run" / "sample.txt").read_text()
     assert written.startswith("The quick brown fox jumps over")
+    scored = evaluate.run(evaluate.Options(tmp_path / "run"), Console(quiet=True))
+    assert scored["bits"] == pytest.approx(results["test_bits"])
+    assert scored["loss"] == pytest.approx(results["test_bits"] * math.log(2))
     again = sample.Options(tmp_path / "run", sample=30, temperature=0.0, prompt="The quick")
     assert sample.run(again, Console(quiet=True)) + "\n" == written
     other = sample.run(sample.Options(tmp_path / "run", sample=50, prompt="27 dogs"), Console(quiet=True))

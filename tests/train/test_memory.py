@@ -7,9 +7,11 @@ from rich.console import Console
 
 from tests.compare import assert_equal
 from tests.train.conftest import broken_off
-from train import memory
+from train import evaluate, memory
 from train.data import memory as data
 from train.errors import UserError
+
+SPLITS = ("train", "validation", "test")
 
 
 def run(workdir, **options):
@@ -66,6 +68,11 @@ def test_batches_come_again_and_can_be_shared():
 def test_an_lstm_learns_to_add(tmp_path):
     results = run(tmp_path, cell="lstm", length=10, steps=600, hidden_size=32, strategy="plain")
     assert results["test_loss"] < 0.2 * results["baseline"]
+    scored = {split: evaluate.run(evaluate.Options(tmp_path, split=split), Console(quiet=True)) for split in SPLITS}
+    assert scored["test"]["loss"] == results["test_loss"]
+    assert len({one["loss"] for one in scored.values()}) == 3
+    with pytest.raises(UserError, match=r"--data-dir is for runs of train\.mnist, and this one is of train\.memory"):
+        evaluate.run(evaluate.Options(tmp_path, data_dir=tmp_path), Console(quiet=True))
     assert len(np.unique(imread(tmp_path / "curve.png"))) > 50
 
 

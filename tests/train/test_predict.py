@@ -47,7 +47,8 @@ def test_evaluate_says_what_is_wrong(finished, tmp_path):
         evaluate.run(evaluate.Options(tmp_path), QUIET)
     (tmp_path / "results.json").write_text("{}")
     for config, message in {
-        '{"numbers": {}}': "holds a run of another program: its config.json has no",
+        '{"numbers": {}}': "holds no single run",
+        '{"numbers": {}, "program": "memory"}': "holds a run of train.memory, which has no --batch-size",
         "{}": "is that of something else than a run",
         '{"numb': "is damaged",
     }.items():
