@@ -1,6 +1,6 @@
 """The notebooks: script and notebook say the same, outputs are there, the set-up cell leaves the JAX that is installed.
 
-That they run from top to bottom is tested by `NOTEBOOK_SMALL=1 pytest --nbmake notebooks`.
+That they run from top to bottom is tested by `NOTEBOOK_SMALL=1 pytest --nbmake notebooks/*.ipynb`.
 """
 
 import pathlib
