@@ -81,10 +81,11 @@ def answers_by_step(
     classifier: Classifier, params: Any, image: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the network reads, the output of its top layer, and its answer after each step, `[time, ...]` each."""
-    sequence = READINGS[classifier.read](jnp.asarray(image)[None])
-    _, outputs = classifier.layers.apply(params["layers"], sequence)
+    params, images = jax.tree.map(lambda leaf: leaf.astype(classifier.precision), (params, jnp.asarray(image)[None]))
+    sequence = READINGS[classifier.read](images)
+    _, outputs = classifier.layers.apply(params["layers"], sequence, strategy=classifier.strategy)
     answers = jax.nn.softmax(readout.read_out(params, outputs[0]))
-    return np.asarray(sequence[0]), np.asarray(outputs[0]), np.array(answers)
+    return np.asarray(sequence[0], np.float32), np.asarray(outputs[0], np.float32), np.array(answers)
 
 
 def drawings(options: Options) -> list[pathlib.Path]:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells import GRU, LSTM, GatedCell
+from flaxrnn.cells import GRU, LSTM, GatedCell, Zoneout
 from flaxrnn.cells.base import Cell, Params
 
 ORDER = ("input", "forget", "candidate", "output", "reset", "update", "cell", "hidden")
@@ -15,7 +15,7 @@ def read(cell: Cell, params: Params, inputs: jax.Array) -> dict[str, jax.Array]:
     """The gates and the state of a cell at each step of one sequence.
 
     Args:
-      cell: the cell; of an LSTM and a GRU the gates are shown too.
+      cell: the cell; of an LSTM and a GRU, under zoneout too, the gates are shown.
       params: its parameters.
       inputs: `[time, features]`.
 
@@ -23,10 +23,14 @@ def read(cell: Cell, params: Params, inputs: jax.Array) -> dict[str, jax.Array]:
       `[time, features]` by name: the gates ("input", "forget", ...), and then the fields of the state ("cell",
       "hidden").
     """
+    gated = cell.cell if isinstance(cell, Zoneout) else cell  # zoneout mixes what its cell has computed
 
     def step(state: Any, inputs: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         after, _ = cell.step(params, state, inputs)
-        seen = _gates(cell, params, state, after, inputs) if isinstance(cell, LSTM | GRU) else {}
+        seen = {}
+        if isinstance(gated, LSTM | GRU):
+            computed, _ = gated.step(params, state, inputs)
+            seen = _gates(gated, params, state, computed, inputs)
         fields = after._asdict() if hasattr(after, "_asdict") else {}
         return after, seen | {name: fields[name] for name in ("cell", "hidden") if name in fields}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import flaxrnn
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, Elman, Zoneout
 from tests.compare import assert_close, normal, random_params
 from train.reading import read
 
@@ -19,6 +19,19 @@ CELLS = {
     "gru_reset_before": GRU(4, reset_after=False),
     "elman": Elman(4),
 }
+
+
+def test_zoneout_mixes_what_the_gates_have_computed():
+    cell = Zoneout(LSTM(4, peephole=True), hidden_rate=0.2, cell_rate=0.3)
+    params, inputs = random_params(cell, 3), jnp.asarray(normal(0, 7, 3))
+    steps = read(cell, params, inputs)
+    state, _ = flaxrnn.scan(cell, params, inputs)
+    assert_close(state.cell, steps["cell"][-1])
+    zeros = np.zeros((1, 4), np.float32)
+    before, hidden_before = (np.concatenate([zeros, steps[name][:-1]]) for name in ("cell", "hidden"))
+    computed = steps["forget"] * before + steps["input"] * steps["candidate"]
+    assert_close(0.3 * before + 0.7 * computed, steps["cell"])
+    assert_close(0.2 * hidden_before + 0.8 * steps["output"] * np.tanh(computed), steps["hidden"])
 
 
 @pytest.mark.parametrize("name", CELLS)
