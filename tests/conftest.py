@@ -20,3 +20,12 @@ def _programs_are_let_go():
     """After each file: each compiled program holds several of the 65,530 memory maps that Linux gives a process."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For files whose programs are many, small and run once: XLA spends little time on making them fast."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -1,12 +1,8 @@
-"""The programs of these tests are many, small and run once: XLA spends little time on making them fast."""
+"""The programs of these tests are many, small and run once."""
 
-import jax
 import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def _compiled_quickly(compiled_quickly):
+    """For all files of this folder."""

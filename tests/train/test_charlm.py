@@ -13,6 +13,7 @@ from train import charlm, evaluate, sample
 from train.data import text as data
 from train.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SENTENCE = "The quick brown fox jumps over the lazy dog, and 27 dogs sleep. "
 
 

@@ -21,7 +21,7 @@ OPTIONS = ["--hidden-size=16", "--steps=50", "--batch-size=64", "--layers=2", "-
 
 
 def start(workdir, data_dir, cpus=1, *options):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(cpus)}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(cpus), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [
         sys.executable,
         "-m",

@@ -11,6 +11,7 @@ from train import evaluate, memory
 from train.data import memory as data
 from train.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SPLITS = ("train", "validation", "test")
 
 
