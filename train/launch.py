@@ -50,8 +50,8 @@ def launch(
     Raises:
       UserError: as `train.loop.train` does, and if there are too few steps for a profile.
     """
-    if options.profile and steps <= 10:
-        raise UserError(f"--profile is of ten steps after the first ten, but there are {steps}: pass more --steps")
+    if options.profile and steps <= loop.PROFILED:
+        raise UserError(f"--profile begins after {loop.PROFILED} steps, but there are {steps}: pass more --steps")
     plan = loop.Plan(
         steps=steps,
         learning_rate=learning_rate,

@@ -19,6 +19,9 @@ from train.checkpoints import Checkpoints
 from train.errors import UserError
 from train.stopping import StopRequest
 
+PROFILED = 10
+"""How many steps a profile is of, and after how many it begins."""
+
 
 class Task(Protocol):
     """What is learned."""
@@ -234,8 +237,8 @@ def to_host(tree: Any) -> Any:
 
 
 def _profile(plan: Plan, done: int, last: bool) -> None:
-    """Begins a profile after ten steps, when all is compiled, and ends it after ten more, or before the last step."""
-    if plan.profile and done == 10:
+    """Begins a profile when all is compiled, and ends it after so many more steps, or before the last one."""
+    if plan.profile and done == PROFILED:
         jax.profiler.start_trace(plan.profile)
-    if plan.profile and (done == 20 or (last and 10 <= done < 20)):
+    if plan.profile and (done == 2 * PROFILED or (last and PROFILED <= done < 2 * PROFILED)):
         jax.profiler.stop_trace()

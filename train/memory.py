@@ -105,9 +105,14 @@ class Memory:
 def score(config: Config, params: Any, split: str) -> dict[str, float]:
     """The means of loss and metrics of a trained network over the first batches of a split."""
     network, params = config.make_network(), jax.device_put(params)
-    batches = memory.batches(config.task, config.batch_size, config.length, UNSEEN.get(split, config.seed))
-    each = [_evaluate(network, params, batch) for batch in itertools.islice(batches, SCORED)]
+    batches = _scored(config.task, config.batch_size, config.length, UNSEEN.get(split, config.seed))
+    each = [_evaluate(network, params, batch) for batch in batches]
     return {name: float(sum(one[name] for one in each) / len(each)) for name in each[0]}
+
+
+@functools.lru_cache(maxsize=1)  # each validation has the same ones
+def _scored(task: str, batch_size: int, length: int, seed: int) -> list[memory.Batch]:
+    return list(itertools.islice(memory.batches(task, batch_size, length, seed), SCORED))
 
 
 @functools.partial(jax.jit, static_argnames="network")

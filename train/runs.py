@@ -21,12 +21,7 @@ def program(workdir: pathlib.Path) -> str:
     Raises:
       UserError: if there is no run.
     """
-    config = read_config(workdir)
-    if config is None:
-        raise UserError(f"{workdir} holds no run: pass a workdir that has a config.json, such as runs/mnist-gru-DATE")
-    if "program" not in config or "cells" in config:
-        raise UserError(f"{workdir} holds no single run: pass the workdir of one, such as runs/mnist-gru-DATE")
-    return str(config["program"])
+    return str(_config(workdir)["program"])
 
 
 def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str, Any]]:
@@ -35,20 +30,31 @@ def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str,
     Raises:
       UserError: if there is no such run, or it is not finished, or its files are of another program.
     """
-    owner, config = program(workdir), read_config(workdir)
-    assert config is not None
+    config = _config(workdir)
     if not is_finished(workdir):
         raise UserError(
             f"the run in {workdir} was broken off: finish it first, by the same command with --workdir={workdir}"
         )
     names = {field.name: field.type for field in dataclasses.fields(kind)}
     if missing := names.keys() - config.keys():
-        raise UserError(f"{workdir} holds a run of train.{owner}, which has no {flag(min(missing))}: pass another")
+        raise UserError(
+            f"{workdir} holds a run of train.{config['program']}, which has no {flag(min(missing))}: pass another"
+        )
     try:
         params = unflatten(interop.load(workdir / PARAMS))
         return kind(**{name: _typed(names[name], config[name]) for name in names}), params
     except (FileNotFoundError, ValueError, TypeError) as error:
         raise UserError(f"the run in {workdir} cannot be read: {error}") from error
+
+
+def _config(workdir: pathlib.Path) -> dict[str, Any]:
+    """What `config.json` in the workdir of a single run holds."""
+    config = read_config(workdir)
+    if config is None:
+        raise UserError(f"{workdir} holds no run: pass a workdir that has a config.json, such as runs/mnist-gru-DATE")
+    if "program" not in config or "cells" in config:
+        raise UserError(f"{workdir} holds no single run: pass the workdir of one, such as runs/mnist-gru-DATE")
+    return config
 
 
 def _typed(annotation: Any, value: Any) -> Any:

@@ -335,3 +335,9 @@ def test_pictures_of_a_network_without_mistakes(tmp_path):
     metrics = [dict(split=split, step=1, loss=0.0, accuracy=1.0) for split in ("train", "validation")]
     pictures.curves(tmp_path / "curves.png", "perfect", metrics)
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_too_few_steps_for_a_profile(data_dir, tmp_path):
+    with pytest.raises(UserError, match="--profile begins after 10 steps, but there are 8: pass more --steps"):
+        run(data_dir, tmp_path, steps=8, profile=True)
+    run(data_dir, tmp_path, steps=8)
