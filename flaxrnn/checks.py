@@ -41,12 +41,19 @@ def check_lengths(lengths: Any, batch_shape: tuple[int, ...], time: int) -> None
             f"lengths has the shape {list(lengths.shape)}: pass {list(batch_shape)}, one length for each sequence"
             + (TIME_MAJOR_HINT if lengths.shape == (time,) else "")
         )
-    if isinstance(lengths, jax.core.Tracer):
+    if isinstance(lengths, jax.Array) and not _is_at_hand(lengths):
         return
     lengths = np.asarray(lengths)
     if lengths.size and not 0 <= lengths.min() <= lengths.max() <= time:
         wrong = lengths[(lengths < 0) | (lengths > time)][0]
         raise ValueError(f"lengths has {wrong} in it, but inputs has {time} time steps: pass lengths from 0 to {time}")
+
+
+def _is_at_hand(array: jax.Array) -> bool:
+    """Whether the values of an array can be read without waiting for a computation or for another process."""
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return array.is_fully_addressable and bool(array.is_ready())  # type: ignore[attr-defined]
 
 
 def check_marks(name: str, marks: Any, shape: tuple[int, ...]) -> None:

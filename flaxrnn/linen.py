@@ -13,6 +13,7 @@ from flaxrnn.cells.base import Cell
 from flaxrnn.checks import check_inputs, init_shapes
 from flaxrnn.layers import Layer, ScanOptions
 from flaxrnn.module import as_layer, cast, check_partitioning
+from flaxrnn.strategies import Strategy
 
 
 class Recurrent(nn.Module, kw_only=True):
@@ -40,7 +41,7 @@ class Recurrent(nn.Module, kw_only=True):
     param_dtype: DTypeLike = jnp.float32
     partitioning: Mapping[str, tuple[str | None, ...]] | None = None
     deterministic: bool = True
-    strategy: str = "auto"
+    strategy: str | Strategy = "auto"
 
     @property
     def layer(self) -> Layer:
@@ -74,7 +75,7 @@ class Recurrent(nn.Module, kw_only=True):
         if deterministic is None:
             deterministic = self.deterministic
         key = None if deterministic or not layer.stochastic else self.make_rng("dropout")
-        inputs, params = cast(self.dtype, inputs, params)
+        inputs, params, initial_state = cast(layer, self.dtype, inputs, params, initial_state)
         options.setdefault("strategy", self.strategy)
         return layer.apply(params, inputs, initial_state=initial_state, key=key, **options)
 

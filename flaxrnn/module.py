@@ -7,7 +7,7 @@ import jax
 from jax.typing import DTypeLike
 
 from flaxrnn.cells.base import Cell
-from flaxrnn.checks import describe
+from flaxrnn.checks import describe, same_structure
 from flaxrnn.layers import RNN, Layer
 
 
@@ -27,11 +27,19 @@ def as_layer(cell_or_layer: Any, reverse: bool = False, include_initial: bool = 
     return cell_or_layer
 
 
-def cast(dtype: DTypeLike | None, inputs: jax.Array, params: Any) -> tuple[jax.Array, Any]:
-    """Inputs and parameters in `dtype`; as they are if it is None."""
+def cast(
+    layer: Layer, dtype: DTypeLike | None, inputs: jax.Array, params: Any, initial_state: Any
+) -> tuple[jax.Array, Any, Any]:
+    """Inputs, parameters and initial state for computing in `dtype`; as they are if it is None.
+
+    The fields of the state get the dtypes that the layer's own state has then: an LSTM's memory stays in float32.
+    """
     if dtype is None:
-        return inputs, params
-    return inputs.astype(dtype), jax.tree.map(lambda x: x.astype(dtype), params)
+        return inputs, params, initial_state
+    like = jax.eval_shape(lambda: layer.initial_state(inputs.shape[:-2], dtype))
+    if same_structure(initial_state, like):
+        initial_state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial_state, like)
+    return inputs.astype(dtype), jax.tree.map(lambda leaf: leaf.astype(dtype), params), initial_state
 
 
 def check_partitioning(partitioning: Mapping[str, tuple[str | None, ...]] | None, params: Any) -> None:

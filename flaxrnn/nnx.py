@@ -90,7 +90,7 @@ class Recurrent(nnx.Module):
         stream = self.rngs if rngs is None else rngs.dropout
         key = None if deterministic or stream is None or not self.layer.stochastic else stream()
         params = {name: _as_arrays(getattr(self, name)) for name in self.names}
-        inputs, params = cast(self.dtype, inputs, params)
+        inputs, params, initial_state = cast(self.layer, self.dtype, inputs, params, initial_state)
         return self.layer.apply(params, inputs, initial_state=initial_state, key=key, **options)
 
 

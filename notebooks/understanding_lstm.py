@@ -263,8 +263,8 @@ state, _ = flaxrnn.scan(cell, params, inputs[:, :20])
 print(f"largest difference in h {jnp.max(jnp.abs(h - state.hidden)):.1e}, in c {jnp.max(jnp.abs(c - state.cell)):.1e}")
 
 # %% [markdown]
-# The library's own code is the same six formulas. It forms the products for all gates at once (`projected` is $x U + b$,
-# `recurrent` is $h W$), and `split` cuts them into a block for each gate. `peep` and `coupled` are explained in section 6;
+# The library's own code is the same six formulas. It is given the products of all gates (`projected` is $x U + b$,
+# `recurrent` is $h W$), an array for each gate. `peep` and `coupled` are explained in section 6;
 # `drop_candidate` (dropout), `clip` and `normalize_cell` (layer normalisation) do nothing unless they are asked for.
 
 # %%

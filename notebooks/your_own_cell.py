@@ -98,12 +98,10 @@ class Janet(cells.GatedCell):
     longest: int = 28
     drops_candidate = True  # gate passes its candidate through drop_candidate
 
-    @property
-    def gates(self):
-        return ("forget", "candidate")
+    gates = ("forget", "candidate")
 
     def gate(self, params, state, projected, recurrent):
-        s, candidate = self.split(projected + recurrent)  # x U + b and h W, a block for each gate
+        s, candidate = map(jnp.add, projected, recurrent)  # x U + b and h W, an array for each gate
         candidate = self.drop_candidate(params, jnp.tanh(candidate))
         kept, taken = jax.nn.sigmoid(s), 1 - jax.nn.sigmoid(s - self.beta)
         hidden = kept * state.hidden + taken * candidate
@@ -169,7 +167,7 @@ print(f"largest difference from the reference: {difference:.1e}")
 # %%
 class Slip(Janet):
     def gate(self, params, state, projected, recurrent):
-        s, candidate = self.split(projected + recurrent)
+        s, candidate = map(jnp.add, projected, recurrent)
         hidden = jax.nn.sigmoid(s) * state.hidden + (1 - jax.nn.sigmoid(s)) * jnp.tanh(candidate)
         return cells.HiddenState(hidden), hidden
 
@@ -359,7 +357,8 @@ cell, (params, _) = contestants["JANET"], trained["JANET"]
 digit = mnist.to_float(data.test.images[:1])
 _, outputs = flaxrnn.scan(cell, params["cell"], digit)
 before = jnp.concatenate([jnp.zeros_like(outputs[:, :1]), outputs[:, :-1]], axis=1)
-s, _ = cell.split(cell.project(params["cell"], digit) + before @ params["cell"]["recurrent_kernel"])
+product = cells.MatrixProducts(cell, params["cell"])
+s = cell.project(params["cell"], digit, product)[0] + product("recurrent_kernel", before, gates=slice(None))[0]
 kept = jax.nn.sigmoid(s[0])  # [time, units]
 
 _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", width_ratios=(1, 2))

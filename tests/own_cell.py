@@ -13,13 +13,10 @@ class Leaky(cells.GatedCell):
 
     leak: float = 0.1
 
+    gates = ("candidate",)
     drops_candidate = True
 
-    @property
-    def gates(self):
-        return ("candidate",)
-
     def gate(self, params, state, projected, recurrent):
-        candidate = self.drop_candidate(params, jnp.tanh(projected + recurrent))
+        candidate = self.drop_candidate(params, jnp.tanh(projected[0] + recurrent[0]))
         hidden = (1 - self.leak) * state.hidden + self.leak * candidate
         return cells.HiddenState(hidden), hidden

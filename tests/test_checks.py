@@ -35,7 +35,7 @@ class Forgetful(Cell):
     def initial_state(self, batch_shape=(), dtype=jnp.float32):
         return HiddenState(jnp.zeros((*batch_shape, 3), dtype))
 
-    def recur(self, params, state, projected):
+    def recur(self, params, state, projected, product):
         return self.back(state), projected
 
 
@@ -43,12 +43,10 @@ class Forgetful(Cell):
 class Undropped(GatedCell):
     """A gated cell that does not pass its candidate through `drop_candidate`."""
 
-    @property
-    def gates(self):
-        return ("candidate",)
+    gates = ("candidate",)
 
     def gate(self, params, state, projected, recurrent):
-        hidden = jnp.tanh(projected + recurrent)
+        hidden = jnp.tanh(projected[0] + recurrent[0])
         return HiddenState(hidden), hidden
 
 
@@ -61,13 +59,13 @@ class NoProperty(Undropped):
 @dataclasses.dataclass(frozen=True)
 class NoOutput(Undropped):
     def gate(self, params, state, projected, recurrent):
-        return HiddenState(jnp.tanh(projected + recurrent))
+        return HiddenState(jnp.tanh(projected[0] + recurrent[0]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Narrow(Undropped):
     def gate(self, params, state, projected, recurrent):
-        hidden = jnp.tanh(projected + recurrent)
+        hidden = jnp.tanh(projected[0] + recurrent[0])
         return HiddenState(hidden), hidden[..., :2]
 
 

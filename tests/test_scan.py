@@ -212,7 +212,7 @@ class Counting(Cell):
     def initial_state(self, batch_shape=(), dtype=jnp.float32):
         return CountState(jnp.zeros(batch_shape, jnp.int32))
 
-    def recur(self, params, state, projected):
+    def recur(self, params, state, projected, product):
         count = state.count + 1
         return CountState(count), (count * params["scale"][0]).astype(projected.dtype)[..., None]
 

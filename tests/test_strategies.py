@@ -1,6 +1,5 @@
 """Every strategy gives what `plain` gives: outputs, final state, and every gradient."""
 
-import importlib
 import re
 
 import jax
@@ -10,7 +9,11 @@ import pytest
 from jax.test_util import check_grads
 
 import flaxrnn
+from flaxrnn import cells
+from flaxrnn._explain import sequence_of
 from flaxrnn.cells import GRU, LSTM, Elman, Zoneout
+from flaxrnn.layers import LayerCell
+from flaxrnn.strategies import Checkpointed, Fused
 from flaxrnn.strategies.auto import choose
 from flaxrnn.strategies.segments import segment_length
 from tests.compare import assert_close, normal, random_params, random_state
@@ -35,17 +38,12 @@ REGULARIZED = {
 }
 
 
-@pytest.fixture(params=["one segment, kept", "segments, kept", "segments, computed again"])
-def segments(request, monkeypatch):
-    """The ways in which `fused` goes through a sequence; these sequences are too short for it to choose another."""
-    module = importlib.import_module("flaxrnn.strategies.fused")
-    if request.param != "one segment, kept":
-        monkeypatch.setattr(module, "SEGMENT_BYTES", {"cpu": 4 * B * 20 * 4})
-    if request.param == "segments, computed again":
-        monkeypatch.setattr(module, "KEEP_BYTES", {"cpu": 0})
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+CUTS = {
+    "one segment, kept": Fused(),
+    "segments, kept": Fused(segment_bytes=4 * B * 20 * 4),
+    "segments, computed again": Fused(segment_bytes=4 * B * 20 * 4, keep_bytes=0),
+}
+"""The ways in which `fused` goes through a sequence; these are too short for it to choose another by itself."""
 
 
 def results(cell, strategy, dtype=jnp.float32, **options):
@@ -88,9 +86,11 @@ def test_agrees_with_options(name, options):
 
 
 @pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru", "gru_reset_before_layer_norm", "zoneout", "own"])
-def test_agrees_however_it_is_cut(name, segments):
+def test_agrees_however_it_is_cut(name):
     for options in ({}, OPTIONS["everything"]):
-        assert_close(results(ALL[name], "fused", **options), results(ALL[name], "plain", **options))
+        expected = results(ALL[name], "plain", **options)
+        for strategy in (*CUTS.values(), Checkpointed(segments=3)):
+            assert_close(results(ALL[name], strategy, **options), expected)
 
 
 @pytest.mark.usefixtures("x64")
@@ -123,14 +123,14 @@ def test_agrees_with_dropout(name):
 
 @pytest.mark.parametrize("strategy", OTHERS)
 def test_a_cell_without_gates(strategy):
-    """One whose `recur` takes no product, and whose weights the strategy knows nothing of."""
+    """One whose `recur` makes its product itself, so that the strategy knows nothing of its weights."""
 
-    class Plain(Elman):
-        def recur(self, params, state, projected):
-            return super().recur(params, state, projected)
+    class Alone(Elman):
+        def recur(self, params, state, projected, product):
+            return super().recur(params, state, projected, cells.MatrixProducts(self, params))
 
-    assert not Plain(5).passes_products
-    assert_close(results(Plain(5), strategy), results(Elman(5), "plain"))
+    assert flaxrnn.explain(Alone(5), jnp.zeros([B, T, I])).startswith("Alone(hidden_size=5): plain, since Alone.recur")
+    assert_close(results(Alone(5), strategy), results(Elman(5), "plain"))
 
 
 @pytest.mark.usefixtures("x64")
@@ -171,6 +171,8 @@ def test_forward_mode_says_which_strategy_to_choose(strategy):
 
     with pytest.raises(TypeError, match=f"{strategy} strategy has no forward-mode derivative: pass strategy='plain'"):
         jax.jvp(lambda params: run(params, strategy), (params,), (params,))
+    with pytest.raises(TypeError, match=f"{strategy} strategy has no forward-mode derivative: pass strategy='plain'"):
+        jax.jvp(jax.jit(lambda params: run(params, strategy)), (params,), (params,))
     jax.jvp(lambda params: run(params, "plain"), (params,), (params,))
 
 
@@ -203,7 +205,7 @@ def test_no_step_and_one_step(strategy, time):
 
 @pytest.mark.parametrize("strategy", flaxrnn.STRATEGIES)
 def test_compiled_once_for_a_shape(strategy):
-    compiled = importlib.import_module("flaxrnn.scan")._scan
+    compiled = flaxrnn._scan._scan
     cell = GRU(7)
     params = random_params(cell, I)
     before = compiled._cache_size()
@@ -229,7 +231,8 @@ def test_no_more_than_it_needs_is_kept(name, strategy):
 
 
 def choice(cell, time, *batch_shape, backend="cpu"):
-    return choose("auto", cell, time=time, batch_shape=batch_shape, backend=backend).strategy
+    inputs = jax.ShapeDtypeStruct((*batch_shape, time, I), "float32")
+    return choose("auto", sequence_of(LayerCell(cell, I), inputs), backend).strategy.name
 
 
 def test_what_auto_chooses():
@@ -240,6 +243,7 @@ def test_what_auto_chooses():
     assert choice(Elman(128), 28, 128) == "fused", "these steps are a quarter of the LSTM's"
     assert choice(LSTM(128), 28, 128, backend="gpu") == "fused"
     assert choice(LSTM(128), 784, 128) == "fused"
+    assert choice(LSTM(128, projection_size=8), 28, 128) == "plain", "a step is as large as its gates"
     assert choice(GRU(128), 4, 2) == "plain", "a few steps"
     assert choice(Leaky(16), 100, 8) == choice(Zoneout(GRU(16), 0.1), 100, 8) == "fused"
 
@@ -259,12 +263,14 @@ def test_auto_runs_what_it_chooses():
 def test_explain():
     layer = flaxrnn.Stack([flaxrnn.Bidirectional(LSTM(4), GRU(8)), flaxrnn.RNN(Elman(16))])
     lines = flaxrnn.explain(layer, jnp.zeros([2, 50, 3])).splitlines()
-    assert [line.split(":")[0] for line in lines] == [
+    chosen = [line for line in lines if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in chosen] == [
         "LSTM(hidden_size=4)",
         "GRU(hidden_size=8)",
         "Elman(hidden_size=16)",
     ]
-    assert all(": fused, since larger" in line for line in lines)
+    assert all(": fused, since larger" in line for line in chosen)
+    assert [line.split(":")[0] for line in lines[1:3]] == ["  plain", "  checkpointed"]
     inputs = jax.ShapeDtypeStruct((2, 10_000, 3), "float32")
     line = flaxrnn.explain(LSTM(4), inputs, strategy="checkpointed")
     assert re.search(r"checkpointed, since it was asked for; 100 segments of 100 steps, each run again", line)

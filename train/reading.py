@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells import GRU, LSTM, GatedCell, Zoneout
+from flaxrnn.cells import GRU, LSTM, GatedCell, MatrixProducts, Zoneout
 from flaxrnn.cells.base import Cell, Params
 
 ORDER = ("input", "forget", "candidate", "output", "reset", "update", "cell", "hidden")
@@ -40,11 +40,10 @@ def read(cell: Cell, params: Params, inputs: jax.Array) -> dict[str, jax.Array]:
 
 def _gates(cell: GatedCell, params: Params, before: Any, after: Any, inputs: jax.Array) -> dict[str, jax.Array]:
     """The gates of one step, by the formulas of the cell, from the state before it and after it."""
-    projected = cell.project(params, inputs)
-    recurrent = before.hidden @ params["recurrent_kernel"]
-    if cell.layer_norm:
-        recurrent = cell.normalize(recurrent, params["recurrent_scale"])
-    sums = dict(zip(cell.gates, jnp.split(projected + recurrent, len(cell.gates)), strict=True))
+    product = MatrixProducts(cell, params)
+    projected = cell.project(params, inputs, product)
+    recurrent = cell.recurrent(params, before, projected, product)
+    sums = dict(zip(cell.gates, map(jnp.add, projected, recurrent), strict=True))
     if isinstance(cell, LSTM) and cell.peephole:
         seen = [name for name in cell.gates if name != "candidate"]
         for row, name in enumerate(seen):

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxrnn.cells.products import MatrixProducts, Product
 from flaxrnn.checks import check_array, check_state, describe
 
 Params = dict[str, jax.Array]
 State = Any
 """A NamedTuple of arrays, one a field, each `[*batch, size]`."""
-Product = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(values, kernel) -> values @ kernel`, where the kernel is made of parameters alone."""
 Initializer = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
@@ -37,6 +36,9 @@ class HiddenState(NamedTuple):
     hidden: jax.Array
 
 
+jax.export.register_namedtuple_serialization(HiddenState, serialized_name="flaxrnn.HiddenState")
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cell(abc.ABC):
     """What happens in one time step.
@@ -46,7 +48,9 @@ class Cell(abc.ABC):
 
     To write a cell, subclass this, decorate the class with `@dataclasses.dataclass(frozen=True)`, and
     define `output_size`, `init`, `initial_state` and `recur`. Where a part of the step needs the input
-    alone, define `project` too: a strategy may compute it for all time steps at once.
+    alone, define `project` too: a strategy may compute it for all time steps at once. Matrix products
+    are requested by the name of their kernel, `product("recurrent_kernel", state.hidden)`, so that a
+    strategy can form each kernel's gradient in one product over all time steps.
 
     Example: a cell that adds up its inputs, run by `flaxrnn.scan` and, one step at a time, by hand.
 
@@ -62,13 +66,24 @@ class Cell(abc.ABC):
       ...         return {}
       ...     def initial_state(self, batch_shape=(), dtype=jnp.float32):
       ...         return flaxrnn.cells.HiddenState(jnp.zeros((*batch_shape, self.size), dtype))
-      ...     def recur(self, params, state, projected):
+      ...     def recur(self, params, state, projected, product):
       ...         total = state.hidden + projected
       ...         return flaxrnn.cells.HiddenState(total), total
       >>> state, outputs = flaxrnn.scan(Sum(1), {}, jnp.array([[1.0], [2.0], [4.0]]))
       >>> print(state.hidden, outputs[:, 0])
       [7.] [1. 3. 7.]
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> "Cell":
+        """Refuses a class with fields of its own that is no dataclass, whose `__init__` would not know them."""
+        del args, options
+        kinds = {} if "__dataclass_fields__" in cls.__dict__ else inspect.get_annotations(cls)
+        if fields := [name for name, kind in kinds.items() if "ClassVar" not in str(kind)]:
+            raise TypeError(
+                f"{cls.__name__} has the fields {', '.join(fields)}, but is no dataclass: decorate the class with "
+                "@dataclasses.dataclass(frozen=True)"
+            )
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         """The cell with the options that differ from their defaults, for dataclasses with `repr=False`."""
@@ -121,46 +136,36 @@ class Cell(abc.ABC):
         del key
         return params, inputs
 
-    def project(self, params: Params, inputs: Any) -> Any:
-        """The part of the step that looks at the input alone; by default the input itself.
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The names of the gates, in the order of their columns, for a cell that has any."""
+        return ()
+
+    def project(self, params: Params, inputs: Any, product: Product) -> Any:
+        """The part of the step that needs the input alone; by default the input itself.
 
         Args:
           params: what `init` gave.
           inputs: `[*batch, features]`, with any number of leading axes.
+          product: makes the matrix products, by the names of their kernels; see `flaxrnn.cells.Product`.
 
         Returns:
           What `recur` takes as `projected`, with the same leading axes.
         """
-        del params
+        del params, product
         return inputs
 
-    @property
-    def gates(self) -> tuple[str, ...]:
-        """The names of the gates, for a cell that has any."""
-        return ()
-
-    @property
-    def block_size(self) -> int | None:
-        """How many features of what `project` gives belong to one gate; None for a cell without gates."""
-        return None
-
-    @property
-    def passes_products(self) -> bool:
-        """Whether `recur` takes a `product` and makes all its matrix products by it, as the fused strategy needs.
-
-        It is so where the signature of `recur` says so. The product is to be called in `recur` itself, not inside a
-        loop or `vmap` there, and its kernel is to be made of parameters alone.
-        """
-        return takes_product(self.recur)
-
     @abc.abstractmethod
-    def recur(self, params: Params, state: State, projected: Any) -> tuple[State, jax.Array]:
+    def recur(self, params: Params, state: State, projected: Any, product: Product) -> tuple[State, jax.Array]:
         """The part of the step that must wait for the state.
 
         Args:
           params: what `init` gave.
           state: the state after the step before.
           projected: what `project` made of this step's input.
+          product: makes the matrix products, by the names of their kernels; see `flaxrnn.cells.Product`. Call it here,
+            not inside a loop or a `vmap` of your own. A product that is made by `@` instead is correct too, but a
+            strategy cannot join it with those of the other steps.
 
         Returns:
           `(state, output)`: the state after this step, with the dtypes that it had before, and this
@@ -186,17 +191,8 @@ class Cell(abc.ABC):
         check_array("inputs", first)
         batch_shape = first.shape[:-1]
         check_state("state", state, jax.eval_shape(lambda: self.initial_state(batch_shape)))
-        return self.recur(params, state, self.project(params, inputs))
-
-
-def takes_product(method: Callable) -> bool:
-    """Whether a cell's `project` or `recur` takes the function that makes its matrix products."""
-    return "product" in inspect.signature(method).parameters
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in float32 if it is of floating-point numbers that are narrower, else `x` itself."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        product = MatrixProducts(self, params)
+        return self.recur(params, state, self.project(params, inputs, product), product)
 
 
 def check_rate(owner: Any, name: str) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn.cells.base import HiddenState, Params
-from flaxrnn.cells.gated import GatedCell
+from flaxrnn.cells.gated import GatedCell, Gates
 
 
 def tanh(x: jax.Array) -> jax.Array:
@@ -48,14 +48,12 @@ class Elman(GatedCell):
 
     activation: Callable[[jax.Array], jax.Array] = tanh
 
+    gates = ("candidate",)
     drops_candidate = True
-
-    @property
-    def gates(self) -> tuple[str, ...]:
-        return ("candidate",)
+    sums_only = True
 
     def gate(
-        self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
+        self, params: Params, state: HiddenState, projected: Gates, recurrent: Gates
     ) -> tuple[HiddenState, jax.Array]:
-        hidden = self.drop_candidate(params, self.activation(projected + recurrent))
+        hidden = self.drop_candidate(params, self.activation(projected[0] + recurrent[0]))
         return HiddenState(hidden), hidden

@@ -8,30 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import (
-    Cell,
-    HiddenState,
-    Initializer,
-    Params,
-    Product,
-    State,
-    at_least_float32,
-    check_options,
-    check_rate,
-    check_size,
-)
+from flaxrnn.cells.base import Cell, HiddenState, Initializer, Params, State, check_options, check_rate, check_size
 from flaxrnn.cells.initializers import lecun_normal, orthogonal, small_normal
+from flaxrnn.cells.products import Product, at_least_float32
 from flaxrnn.checks import check_batch_shape, check_dtype, check_key, describe
+
+Gates = tuple[jax.Array, ...]
+"""One array `[*batch, hidden_size]` for each of the cell's gates, in their order."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GatedCell(Cell):
     """A cell with a dense recurrent matrix, whose gates are blocks of its columns.
 
-    It computes `projected = inputs @ kernel + bias` and `recurrent = hidden @ recurrent_kernel`, both
-    `[*batch, gates * hidden_size]`, and leaves the rest to `gate`, which holds no matrix product. Because
-    of that split a strategy can form the gradient of the weights in one matrix product over all time
-    steps, for a new cell too.
+    It computes `projected = inputs @ kernel + bias` and `recurrent = hidden @ recurrent_kernel`, each as a
+    tuple of one array `[*batch, hidden_size]` for each gate, and leaves the rest to `gate`, which holds no
+    matrix product. Because of that split a strategy can form the gradient of the weights in one matrix
+    product over all time steps, for a new cell too.
 
     To write one, define `gates` and `gate`; define `initial_state` where the state has more to it than
     `HiddenState`.
@@ -39,10 +32,11 @@ class GatedCell(Cell):
     Parameters, where I is the input size, H `hidden_size` and G the number of gates:
       * `"kernel"`: `[I, G * H]`
       * `"recurrent_kernel"`: `[H, G * H]`
-      * `"bias"`: `[G * H]`
+      * `"bias"`: `[G * H]`, unless `use_bias=False`
 
     Attributes:
       hidden_size: how many features the hidden state has.
+      use_bias: whether there are biases.
       kernel_init: draws `kernel`; LeCun normal by default.
       recurrent_kernel_init: draws the `[H, H]` block of `recurrent_kernel` of each gate, one by one;
         orthogonal by default.
@@ -70,11 +64,9 @@ class GatedCell(Cell):
       >>> @dataclasses.dataclass(frozen=True)
       ... class Leaky(GatedCell):
       ...     leak: float = 0.1
-      ...     @property
-      ...     def gates(self):
-      ...         return ("candidate",)
+      ...     gates = ("candidate",)
       ...     def gate(self, params, state, projected, recurrent):
-      ...         candidate = jnp.tanh(projected + recurrent)
+      ...         candidate = jnp.tanh(projected[0] + recurrent[0])
       ...         hidden = (1 - self.leak) * state.hidden + self.leak * candidate
       ...         return HiddenState(hidden), hidden
       >>> cell = Leaky(hidden_size=4)
@@ -86,6 +78,7 @@ class GatedCell(Cell):
 
     hidden_size: int
     _: dataclasses.KW_ONLY
+    use_bias: bool = dataclasses.field(default=True, repr=False)
     kernel_init: Initializer = dataclasses.field(default=lecun_normal, repr=False)
     recurrent_kernel_init: Initializer = dataclasses.field(default=orthogonal, repr=False)
     initial_state_init: Initializer = dataclasses.field(default=small_normal, repr=False)
@@ -98,14 +91,19 @@ class GatedCell(Cell):
 
     drops_candidate: ClassVar[bool] = False
     """Whether `gate` passes its candidate through `drop_candidate`, without which there is no recurrent dropout."""
+    sums_only: ClassVar[bool] = False
+    """Whether `gate` uses `projected` and `recurrent` in their sum alone.
+
+    It is then given the sum as `recurrent`, and zeros as `projected`, so that a strategy need keep only one of them.
+    """
 
     def __post_init__(self) -> None:
         check_size(self, "hidden_size", self.hidden_size)
         check_options(self)
         if not isinstance(self.gates, tuple):
             raise TypeError(
-                f"{type(self).__name__}: gates is {self.gates!r}: make it a property that gives a tuple of names, "
-                'such as ("reset", "candidate")'
+                f"{type(self).__name__}: gates is {self.gates!r}: make it a tuple of names, such as "
+                '("reset", "candidate")'
             )
         for name in ("input_dropout", "hidden_dropout", "recurrent_dropout"):
             check_rate(self, name)
@@ -118,18 +116,14 @@ class GatedCell(Cell):
     @property
     @abc.abstractmethod
     def gates(self) -> tuple[str, ...]:
-        """The names of the gates, in the order of their columns."""
-
-    @property
-    def block_size(self) -> int:
-        return self.hidden_size
+        """The names of the gates, in the order of their columns; `gates = ("reset", "candidate")` in a subclass."""
 
     @property
     def output_size(self) -> int:
         return self.hidden_size
 
     @abc.abstractmethod
-    def gate(self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array) -> tuple[State, jax.Array]:
+    def gate(self, params: Params, state: State, projected: Gates, recurrent: Gates) -> tuple[State, jax.Array]:
         """What the step does after its matrix products: elementwise, or along the features.
 
         Everything arrives in at least float32, and what is returned is brought back to the dtype of the
@@ -138,8 +132,9 @@ class GatedCell(Cell):
         Args:
           params: what `init` gave; the small vectors of it may be used, not the kernels.
           state: the state after the step before.
-          projected: `[*batch, gates * hidden_size]`, the input's part of each gate, bias included.
-          recurrent: `[*batch, gates * hidden_size]`, the hidden state's part of each gate.
+          projected: the input's part of each gate, bias included: a tuple of one array `[*batch, hidden_size]` for
+            each of `self.gates`, in their order.
+          recurrent: the hidden state's part of each gate, likewise.
 
         Returns:
           `(state, output)`.
@@ -149,21 +144,22 @@ class GatedCell(Cell):
         check_key(key)
         check_size(self, "input_size", input_size)
         check_dtype(dtype)
-        kernel_key, recurrent_key, bias_key = jax.random.split(key, 3)
+        kernel_key, recurrent_key, bias_key, state_key = jax.random.split(key, 4)
         width = len(self.gates) * self.hidden_size
         block = (self.output_size, self.hidden_size)
         blocks = [self.recurrent_kernel_init(k, block) for k in jax.random.split(recurrent_key, len(self.gates))]
         params = {
             "kernel": self.kernel_init(kernel_key, (input_size, width)),
             "recurrent_kernel": jnp.concatenate(blocks, axis=-1),
-            "bias": self.bias_init(bias_key, (width,)),
         }
+        if self.use_bias:
+            params["bias"] = self.bias_init(bias_key, (width,))
         if self.layer_norm:
             params |= {"input_scale": jnp.ones(width), "recurrent_scale": jnp.ones(width)}
         if self.learn_initial_state:
             for number, (field, zeros) in enumerate(self.initial_state()._asdict().items()):
-                state_key = jax.random.fold_in(bias_key, number)
-                params[f"initial_{field}"] = self.initial_state_init(state_key, zeros.shape)
+                field_key = jax.random.fold_in(state_key, number)
+                params[f"initial_{field}"] = self.initial_state_init(field_key, zeros.shape)
         return {name: value.astype(dtype) for name, value in params.items()}
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
@@ -202,51 +198,57 @@ class GatedCell(Cell):
                 f"pass [..., time, {made_for}], or make parameters with init(key, {input_size})"
             )
 
-    def project(self, params: Params, inputs: jax.Array, product: Product = jnp.matmul) -> jax.Array:
+    def project(self, params: Params, inputs: jax.Array, product: Product) -> Gates:
         self.check_features(params, inputs.shape[-1])
-        projected = product(masked(params, "input_mask", inputs), params["kernel"])
+        projected = product("kernel", masked(params, "input_mask", inputs), gates=slice(None))
         if self.layer_norm:
-            projected = self.normalize(at_least_float32(projected), params["input_scale"])
-        return projected + params["bias"]
+            projected = self.normalize(projected, params["input_scale"])
+        if not self.use_bias:
+            return projected
+        bias = jnp.split(params["bias"], len(self.gates))
+        return tuple(block + own for block, own in zip(projected, bias, strict=True))
 
-    def recur(
-        self, params: Params, state: State, projected: jax.Array, product: Product = jnp.matmul
-    ) -> tuple[State, jax.Array]:
-        recurrent = product(masked(params, "hidden_mask", state.hidden), params["recurrent_kernel"])
-        return self.apply_gate(params, state, projected, recurrent)
-
-    def apply_gate(
-        self, params: Params, state: State, projected: jax.Array, recurrent: jax.Array
-    ) -> tuple[State, jax.Array]:
-        """`gate` after layer normalisation, computed in at least float32, with the state's dtypes kept."""
-        wide_params, wide_state, projected, recurrent = jax.tree.map(
-            at_least_float32, (params, state, projected, recurrent)
-        )
-        if self.layer_norm:
-            recurrent = self.normalize(recurrent, wide_params["recurrent_scale"])
-        result = self.gate(wide_params, wide_state, projected, recurrent)
+    def recur(self, params: Params, state: State, projected: Gates, product: Product) -> tuple[State, jax.Array]:
+        if self.sums_only and not self.layer_norm:
+            hidden = masked(params, "hidden_mask", state.hidden)
+            recurrent = product("recurrent_kernel", hidden, gates=slice(None), add=projected)
+            projected = tuple(jnp.zeros_like(block) for block in recurrent)
+        else:
+            recurrent = self.recurrent(params, state, projected, product)
+        wide = jax.tree.map(at_least_float32, (params, state, projected, recurrent))
+        result = self.gate(*wide)
         if not isinstance(result, tuple) or len(result) != 2 or type(result[0]) is not type(state):
             raise TypeError(f"{type(self).__name__}.gate gave back {describe(result)}: give back (state, output)")
-        new_state, output = result
-        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
-        return new_state, output.astype(state.hidden.dtype)
+        wide_state, wide_output = result
+        new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), wide_state, state)
+        if wide_output is wide_state.hidden:  # one array, for strategies that keep it once
+            return new_state, new_state.hidden
+        return new_state, wide_output.astype(state.hidden.dtype)
 
-    def normalize(self, blocks: jax.Array, scale: jax.Array) -> jax.Array:
-        """Layer normalisation of the gates' blocks: of all of them together, unless a cell has reasons of its own."""
-        return standardize(blocks) * scale
+    def recurrent(self, params: Params, state: State, projected: Gates, product: Product) -> Gates:
+        """The hidden state's part of each gate; layer normalisation comes before the sum with the input's."""
+        del projected
+        recurrent = product("recurrent_kernel", masked(params, "hidden_mask", state.hidden), gates=slice(None))
+        return self.normalize(recurrent, params["recurrent_scale"]) if self.layer_norm else recurrent
+
+    def normalize(self, blocks: Gates, scale: jax.Array) -> Gates:
+        """Layer normalisation: of all gates together, unless a cell has reasons of its own."""
+        return normalize_together(blocks, scale)
 
     def drop_candidate(self, params: Params, candidate: jax.Array) -> jax.Array:
         """Recurrent dropout, where it is on: `gate` passes through here what it would add to the state."""
         return masked(params, "candidate_mask", candidate)
 
-    def split(self, blocks: jax.Array) -> list[jax.Array]:
-        """Splits `[*batch, gates * hidden_size]` into one array for each gate."""
-        return jnp.split(blocks, len(self.gates), axis=-1)
-
 
 def masked(params: Params, name: str, values: jax.Array) -> jax.Array:
     """`values` times the mask `params[name]`, where there is one."""
     return (values * params[name]).astype(values.dtype) if name in params else values
+
+
+def normalize_together(blocks: Gates, scale: jax.Array) -> Gates:
+    """Layer normalisation of some gates together, in at least float32; `scale` is `[len(blocks) * hidden_size]`."""
+    normalized = standardize(at_least_float32(jnp.concatenate(blocks, axis=-1))) * at_least_float32(scale)
+    return tuple(jnp.split(normalized, len(blocks), axis=-1))
 
 
 def standardize(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:

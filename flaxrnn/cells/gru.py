@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import HiddenState, Params, Product, at_least_float32
-from flaxrnn.cells.gated import GatedCell, masked, standardize
+from flaxrnn.cells.base import HiddenState, Params
+from flaxrnn.cells.gated import GatedCell, Gates, masked, normalize_together
+from flaxrnn.cells.products import Product, at_least_float32
 from flaxrnn.checks import check_key
 
 
@@ -28,36 +29,27 @@ class ResetCell(GatedCell):
         check_key(key)
         base_key, bias_key = jax.random.split(key)
         params = super().init(base_key, input_size, dtype)
-        if self.reset_after:
+        if self.reset_after and self.use_bias:
             params["recurrent_bias"] = self.bias_init(bias_key, (self.hidden_size,)).astype(dtype)
         return params
 
-    def recur(
-        self, params: Params, state: HiddenState, projected: jax.Array, product: Product = jnp.matmul
-    ) -> tuple[HiddenState, jax.Array]:
+    def recurrent(self, params: Params, state: HiddenState, projected: Gates, product: Product) -> Gates:
         if self.reset_after:
-            return super().recur(params, state, projected, product)
-        kernel, hidden = params["recurrent_kernel"], masked(params, "hidden_mask", state.hidden)
-        gates = product(hidden, kernel[:, : -self.hidden_size])
-        seen = at_least_float32(gates)
+            return super().recurrent(params, state, projected, product)
+        hidden = masked(params, "hidden_mask", state.hidden)
+        gates = product("recurrent_kernel", hidden, gates=slice(0, -1))
         if self.layer_norm:
-            seen = standardize(seen) * params["recurrent_scale"][: -self.hidden_size]
-        first = slice(None, self.hidden_size)
-        reset = sigmoid(at_least_float32(projected)[..., first] + seen[..., first]).astype(hidden.dtype)
-        candidate = product(reset * hidden, kernel[:, -self.hidden_size :])
-        recurrent = jnp.concatenate([gates, candidate], axis=-1)
-        return self.apply_gate(params, state, projected, recurrent)
+            gates = normalize_together(gates, params["recurrent_scale"][: -self.hidden_size])
+        reset = sigmoid(at_least_float32(projected[0]) + at_least_float32(gates[0])).astype(hidden.dtype)
+        candidate = product("recurrent_kernel", reset * hidden, gates=slice(-1, None))
+        if self.layer_norm:
+            candidate = normalize_together(candidate, params["recurrent_scale"][-self.hidden_size :])
+        return gates + candidate
 
-    def normalize(self, blocks: jax.Array, scale: jax.Array) -> jax.Array:
+    def normalize(self, blocks: Gates, scale: jax.Array) -> Gates:
         """The gates together, the candidate alone, since its product may come later."""
-        gates, candidate = jnp.split(blocks, [blocks.shape[-1] - self.hidden_size], axis=-1)
-        return jnp.concatenate([standardize(gates), standardize(candidate)], axis=-1) * scale
-
-    def candidate(self, params: Params, reset: jax.Array, projected: jax.Array, recurrent: jax.Array) -> jax.Array:
-        """The candidate, from its own blocks `[*batch, hidden_size]`."""
-        if self.reset_after:
-            recurrent = reset * (recurrent + params["recurrent_bias"])
-        return self.drop_candidate(params, jnp.tanh(projected + recurrent))
+        gates = normalize_together(blocks[:-1], scale[: -self.hidden_size])
+        return gates + normalize_together(blocks[-1:], scale[-self.hidden_size :])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -99,18 +91,16 @@ class GRU(ResetCell):
       Haiku swaps z and 1 - z. TF1, Haiku and the paper in its third version reset before the product.
     """
 
-    @property
-    def gates(self) -> tuple[str, ...]:
-        return ("reset", "update", "candidate")
+    gates = ("reset", "update", "candidate")
 
     def gate(
-        self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
+        self, params: Params, state: HiddenState, projected: Gates, recurrent: Gates
     ) -> tuple[HiddenState, jax.Array]:
-        projected_r, projected_z, projected_n = self.split(projected)
-        recurrent_r, recurrent_z, recurrent_n = self.split(recurrent)
-        r = sigmoid(projected_r + recurrent_r)
-        z = sigmoid(projected_z + recurrent_z)
-        n = self.candidate(params, r, projected_n, recurrent_n)
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = projected, recurrent
+        if self.reset_after:
+            h_n = sigmoid(x_r + h_r) * (h_n + params.get("recurrent_bias", 0.0))
+        z = sigmoid(x_z + h_z)
+        n = self.drop_candidate(params, jnp.tanh(x_n + h_n))
         hidden = z * state.hidden + (1 - z) * n
         return HiddenState(hidden), hidden
 
@@ -149,16 +139,15 @@ class MGU(ResetCell):
       hidden state and a closed one forgets it. No change of weights turns the one into the other.
     """
 
-    @property
-    def gates(self) -> tuple[str, ...]:
-        return ("forget", "candidate")
+    gates = ("forget", "candidate")
 
     def gate(
-        self, params: Params, state: HiddenState, projected: jax.Array, recurrent: jax.Array
+        self, params: Params, state: HiddenState, projected: Gates, recurrent: Gates
     ) -> tuple[HiddenState, jax.Array]:
-        projected_f, projected_n = self.split(projected)
-        recurrent_f, recurrent_n = self.split(recurrent)
-        f = sigmoid(projected_f + recurrent_f)
-        n = self.candidate(params, f, projected_n, recurrent_n)
+        (x_f, x_n), (h_f, h_n) = projected, recurrent
+        f = sigmoid(x_f + h_f)
+        if self.reset_after:
+            h_n = f * (h_n + params.get("recurrent_bias", 0.0))
+        n = self.drop_candidate(params, jnp.tanh(x_n + h_n))
         hidden = (1 - f) * state.hidden + f * n
         return HiddenState(hidden), hidden

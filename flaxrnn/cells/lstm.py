@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import Initializer, Params, Product, check_size
-from flaxrnn.cells.gated import GatedCell, standardize
+from flaxrnn.cells.base import Initializer, Params, check_size
+from flaxrnn.cells.gated import GatedCell, Gates, standardize
 from flaxrnn.cells.initializers import lecun_normal
+from flaxrnn.cells.products import Product
 from flaxrnn.checks import check_batch_shape, check_key
 
 
@@ -30,6 +31,9 @@ class LSTMState(NamedTuple):
 
     hidden: jax.Array
     cell: jax.Array
+
+
+jax.export.register_namedtuple_serialization(LSTMState, serialized_name="flaxrnn.LSTMState")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -104,6 +108,7 @@ class LSTM(GatedCell):
     projection_kernel_init: Initializer = dataclasses.field(default=lecun_normal, repr=False)
 
     drops_candidate = True
+    sums_only = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,8 +133,9 @@ class LSTM(GatedCell):
         check_key(key)
         base_key, peephole_key, projection_key = jax.random.split(key, 3)
         params = super().init(base_key, input_size, dtype)
-        forget = self.gates.index("forget") * self.hidden_size
-        params["bias"] = params["bias"].at[forget : forget + self.hidden_size].add(self.forget_bias)
+        if self.use_bias:
+            forget = self.gates.index("forget") * self.hidden_size
+            params["bias"] = params["bias"].at[forget : forget + self.hidden_size].add(self.forget_bias)
         if self.peephole:
             shape = (len(self.gates) - 1, self.hidden_size)
             params["peephole"] = self.peephole_init(peephole_key, shape).astype(dtype)
@@ -147,18 +153,16 @@ class LSTM(GatedCell):
         return LSTMState(hidden, cell)
 
     def recur(
-        self, params: Params, state: LSTMState, projected: jax.Array, product: Product = jnp.matmul
+        self, params: Params, state: LSTMState, projected: Gates, product: Product
     ) -> tuple[LSTMState, jax.Array]:
         new_state, output = super().recur(params, state, projected, product)
-        if self.projection_size is not None:
-            output = product(output, params["projection_kernel"])
-            output = clip(output, self.projection_clip).astype(state.hidden.dtype)
+        if self.projection_size is None:
+            return new_state, output
+        output = clip(product("projection_kernel", output), self.projection_clip).astype(state.hidden.dtype)
         return LSTMState(output, new_state.cell), output
 
-    def gate(
-        self, params: Params, state: LSTMState, projected: jax.Array, recurrent: jax.Array
-    ) -> tuple[LSTMState, jax.Array]:
-        *own_i, f, g, o = self.split(projected + recurrent)
+    def gate(self, params: Params, state: LSTMState, projected: Gates, recurrent: Gates) -> tuple[LSTMState, jax.Array]:
+        *own_i, f, g, o = map(jnp.add, projected, recurrent)
         f = sigmoid(self.peep(params, f, state.cell, row=-2))
         i = 1 - f if self.coupled else sigmoid(self.peep(params, own_i[0], state.cell, row=0))
         g = self.drop_candidate(params, jnp.tanh(g))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxrnn.cells.base import Cell, Params, Product, State, check_rate, takes_product
+from flaxrnn.cells.base import Cell, Params, State, check_rate
+from flaxrnn.cells.products import Product
 
 
 class ZoneoutInputs(NamedTuple):
@@ -66,16 +67,8 @@ class Zoneout(Cell):
         return {field: rate for field, rate in rates.items() if rate}
 
     @property
-    def passes_products(self) -> bool:
-        return self.cell.passes_products
-
-    @property
     def gates(self) -> tuple[str, ...]:
         return self.cell.gates
-
-    @property
-    def block_size(self) -> int | None:
-        return self.cell.block_size
 
     @property
     def output_size(self) -> int:
@@ -107,19 +100,13 @@ class Zoneout(Cell):
         }
         return params, ZoneoutInputs(inner_inputs, stays)
 
-    def project(
-        self, params: Params, inputs: Any, product: Product = jnp.matmul
-    ) -> tuple[Any, dict[str, jax.Array] | None]:
+    def project(self, params: Params, inputs: Any, product: Product) -> tuple[Any, dict[str, jax.Array] | None]:
         inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)
-        options = {"product": product} if takes_product(self.cell.project) else {}
-        return self.cell.project(params, inputs, **options), stays
+        return self.cell.project(params, inputs, product), stays
 
-    def recur(
-        self, params: Params, state: State, projected: Any, product: Product = jnp.matmul
-    ) -> tuple[State, jax.Array]:
+    def recur(self, params: Params, state: State, projected: Any, product: Product) -> tuple[State, jax.Array]:
         inner_projected, stays = projected
-        options = {"product": product} if self.cell.passes_products else {}
-        new_state, output = self.cell.recur(params, state, inner_projected, **options)
+        new_state, output = self.cell.recur(params, state, inner_projected, product)
         for field, rate in self.rates.items():
             old, new = getattr(state, field), getattr(new_state, field)
             mixed = rate * old + (1 - rate) * new if stays is None else jnp.where(stays[field], old, new)

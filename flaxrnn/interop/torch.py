@@ -167,7 +167,9 @@ def check_uniform(framework: str, layer: Layer) -> None:
     layers = plain_layers(layer)
     if is_residual(layer):
         raise ValueError(f"{framework} has no residual connections between its layers")
-    kinds = {(type(place.cell), place.cell.block_size, place.cell.output_size) for place in places(layer)}
+    kinds = {
+        (type(place.cell), getattr(place.cell, "hidden_size", None), place.cell.output_size) for place in places(layer)
+    }
     if len(kinds) > 1 or len({type(part) for part in layers}) > 1:
         raise ValueError(
             f"{framework}'s layers are all alike, in kind, in size and in directions, but these are {layer}: "

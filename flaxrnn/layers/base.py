@@ -2,13 +2,15 @@
 
 import abc
 import dataclasses
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn import checks
+from flaxrnn.cells.base import Cell
+from flaxrnn.strategies import Strategy
 
 
 class ScanOptions(TypedDict, total=False):
@@ -17,8 +19,24 @@ class ScanOptions(TypedDict, total=False):
     lengths: jax.Array | None
     mask: jax.Array | None
     resets: jax.Array | None
-    strategy: str
+    strategy: str | Strategy
     check_at_run_time: bool
+
+
+class LayerCell(NamedTuple):
+    """A cell of a layer.
+
+    Attributes:
+      cell: the cell.
+      input_size: how many features its inputs have.
+      path: where its parameters are among the layer's: the keys from the outside in.
+      reverse: whether it reads from the end.
+    """
+
+    cell: Cell
+    input_size: int
+    path: tuple[str, ...] = ()
+    reverse: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +70,10 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def stochastic(self) -> bool:
         """Whether the layer has dropout or zoneout, and so does something else where it is given a key."""
+
+    @abc.abstractmethod
+    def cells(self, input_size: int) -> list[LayerCell]:
+        """The cells that the layer runs, from the bottom, for inputs of `input_size` features."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn import checks
+from flaxrnn._scan import scan
 from flaxrnn.cells.base import Cell, check_cell
-from flaxrnn.layers.base import Layer, ScanOptions, check_scan_options, split_key
-from flaxrnn.scan import scan
+from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, check_scan_options, split_key
 
 MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
@@ -75,6 +75,10 @@ class Bidirectional(Layer):
     @property
     def stochastic(self) -> bool:
         return self.forward.stochastic or self.backward.stochastic
+
+    def cells(self, input_size: int) -> list[LayerCell]:
+        forward = LayerCell(self.forward, input_size, ("forward",))
+        return [forward, LayerCell(self.backward, input_size, ("backward",), reverse=True)]
 
     def check_streams(self) -> None:
         raise ValueError("a Bidirectional layer cannot stream: its backward cell begins with the last step")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxrnn._last import last_valid_step
+from flaxrnn._scan import scan
 from flaxrnn.cells.base import Cell, check_cell, check_options
-from flaxrnn.last import last_valid_step
-from flaxrnn.layers.base import Layer, ScanOptions, check_scan_options
-from flaxrnn.scan import scan
+from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, check_scan_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,9 @@ class RNN(Layer):
     @property
     def stochastic(self) -> bool:
         return self.cell.stochastic
+
+    def cells(self, input_size: int) -> list[LayerCell]:
+        return [LayerCell(self.cell, input_size, reverse=self.reverse)]
 
     def check_streams(self) -> None:
         if self.reverse:

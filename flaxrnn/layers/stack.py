@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from flaxrnn import checks
 from flaxrnn.cells.base import Cell, check_options, check_rate
-from flaxrnn.layers.base import Layer, ScanOptions, split_key
+from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, split_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,14 @@ class Stack(Layer):
     @property
     def stochastic(self) -> bool:
         return bool(self.dropout) or any(layer.stochastic for layer in self.layers)
+
+    def cells(self, input_size: int) -> list[LayerCell]:
+        found: list[LayerCell] = []
+        size: Any = input_size
+        for number, layer in enumerate(self.layers):
+            found += [part._replace(path=(f"layer_{number}", *part.path)) for part in layer.cells(size)]
+            size = layer.output_size
+        return found
 
     def check_streams(self) -> None:
         for layer in self.layers:

@@ -1,14 +1,11 @@
 """Strategies: how a cell's step is run over a whole sequence. All of them give the same numbers."""
 
-from flaxrnn.strategies.checkpointed import checkpointed
-from flaxrnn.strategies.fused import fused
-from flaxrnn.strategies.plain import plain
+from flaxrnn.strategies.base import Sequence, Steps, Strategy
+from flaxrnn.strategies.checkpointed import Checkpointed
+from flaxrnn.strategies.fused import Fused
+from flaxrnn.strategies.plain import Plain
 
-STRATEGIES = {"plain": plain, "fused": fused, "checkpointed": checkpointed}
-"""Every strategy by its name. All are called as `plain` is."""
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (Plain(), Fused(), Checkpointed())}
+"""Every strategy by its name."""
 
-
-def check_strategy(name: str) -> None:
-    """Raises an error unless `name` is "auto" or a strategy's."""
-    if name != "auto" and name not in STRATEGIES:
-        raise ValueError(f"there is no strategy {name!r}: pass 'auto' or one of {', '.join(sorted(STRATEGIES))}")
+__all__ = ["STRATEGIES", "Checkpointed", "Fused", "Plain", "Sequence", "Steps", "Strategy"]

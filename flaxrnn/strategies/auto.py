@@ -1,68 +1,77 @@
-"""Which strategy "auto" takes, and why."""
+"""Which strategy runs a sequence: the one that is asked for, or for "auto" the one that was fastest in measurements."""
 
 import math
 from typing import NamedTuple
 
 import jax
 
-from flaxrnn.cells.base import Cell
+from flaxrnn.strategies import STRATEGIES
+from flaxrnn.strategies.base import Sequence, Strategy, symbolic
+from flaxrnn.strategies.fused import products_of
 
 FEW_STEPS = 4
-"""Up to so many steps there is nothing to gain."""
-SHORT = 64
-"""Up to so many steps a sequence is short,"""
-LARGE_STEP = 49_152
-"""and from so many values of gates in a step, over the batch, a step is large."""
+"""At most this many steps gain nothing from any strategy."""
+SHORT, LARGE_STEP = 64, 49_152
+"""On the CPU, at most SHORT steps of at least LARGE_STEP gate values run faster under plain."""
 
 
 class Choice(NamedTuple):
-    """A strategy and the reason for it.
+    """A strategy, and why it was chosen, as half a sentence."""
 
-    Attributes:
-      strategy: its name.
-      reason: the reason, as half a sentence.
-
-    Example:
-      >>> from flaxrnn.cells import LSTM
-      >>> from flaxrnn.strategies.auto import choose
-      >>> choose("auto", LSTM(256), time=256, batch_shape=(32,), backend="cpu").strategy
-      'fused'
-    """
-
-    strategy: str
+    strategy: Strategy
     reason: str
 
 
-def choose(name: str, cell: Cell, *, time: int, batch_shape: tuple[int, ...], backend: str | None = None) -> Choice:
-    """The strategy to run: the one that is asked for, or for "auto" the one that was fastest in measurements.
+def check_strategy(strategy: str | Strategy) -> None:
+    """Raises an error unless `strategy` is "auto", a strategy's name, or a strategy."""
+    if isinstance(strategy, Strategy) or strategy == "auto" or (isinstance(strategy, str) and strategy in STRATEGIES):
+        return
+    known = ", ".join(sorted(STRATEGIES))
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        raise TypeError(f"strategy is the class {strategy.__name__}: pass an instance, {strategy.__name__}()")
+    raise ValueError(
+        f"there is no strategy {strategy!r}: pass 'auto', one of {known}, or an object such as "
+        "flaxrnn.strategies.Checkpointed(segments=8)"
+    )
 
-    The measurements are of training steps on two cores of a server's CPU; on a GPU or TPU none has been made, and the
-    rule is what is known of them: the fewer and the larger the matrix products, the better.
+
+def choose(strategy: str | Strategy, sequence: Sequence, backend: str | None = None) -> Choice:
+    """The strategy that runs a sequence, and why.
 
     Args:
-      name: "auto" or a name in `STRATEGIES`.
-      cell: the cell.
-      time: how many steps there are.
-      batch_shape: the batch axes.
-      backend: what it runs on, "cpu", "gpu" or "tpu"; by default what JAX runs on by default.
+      strategy: "auto", a name in `STRATEGIES`, or a strategy.
+      sequence: the cell and the shapes.
+      backend: "cpu", "gpu" or "tpu"; by default what JAX runs on by default. The rules for the CPU come from measured
+        training steps on two cores; on GPU and TPU nothing has been measured, and fewer, larger products are preferred.
 
-    Returns:
-      The choice. "auto" never chooses "checkpointed", which saves memory at the price of time.
+    Raises:
+      ValueError: if the strategy that is asked for cannot run the sequence.
     """
-    if time == 0:
-        return Choice("plain", "there is no step to run")
-    if name != "auto":
-        return Choice(name, "it was asked for")
-    if not cell.passes_products:
-        return Choice("plain", f"the recur of {type(cell).__name__} takes no product")
+    plain = STRATEGIES["plain"]
+    if not symbolic(sequence.shape[0]) and sequence.shape[0] == 0:
+        return Choice(plain, "there is no step to run")
+    if strategy == "auto":
+        return _automatic(plain, STRATEGIES["fused"], sequence, backend or jax.default_backend())
+    chosen = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
+    if reason := chosen.why_not(sequence):
+        raise ValueError(f"strategy {chosen.name!r} cannot run {sequence.cell!r}: {reason}; pass strategy='auto'")
+    return Choice(chosen, "it was asked for")
+
+
+def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: str) -> Choice:
+    """What "auto" takes; never "checkpointed", which saves memory at the price of time."""
+    if reason := fused.why_not(sequence):
+        return Choice(plain, f"fused cannot run it: {reason}")
+    if not products_of(sequence):
+        return Choice(plain, f"{type(sequence.cell).__name__}.recur makes no matrix product by product")
+    time = sequence.shape[0]
     if time <= FEW_STEPS:
-        return Choice("plain", f"there are {FEW_STEPS} steps or fewer")
-    backend = backend or jax.default_backend()
-    step = math.prod(batch_shape) * cell.output_size * max(1, len(cell.gates))
+        return Choice(plain, f"there are {FEW_STEPS} steps or fewer")
+    step = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(sequence.projected()))
     if backend == "cpu" and time <= SHORT and step >= LARGE_STEP:
         return Choice(
-            "plain",
+            plain,
             f"on the CPU, {SHORT} steps or fewer of {LARGE_STEP:,} gate values or more (here {step:,}) gain nothing "
             "from larger products",
         )
-    return Choice("fused", "larger matrix products are faster" + ("" if backend == "cpu" else " (not measured here)"))
+    return Choice(fused, "larger matrix products are faster" + ("" if backend == "cpu" else " (not measured here)"))

@@ -1,45 +1,68 @@
 """O(√time) memory: of the states only each segment's first is kept, and the others are computed a second time."""
 
+import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells.base import Cell, State
-from flaxrnn.strategies.fused import fused
-from flaxrnn.strategies.segments import cut, join, pad, segment_length
+from flaxrnn.cells.base import State
+from flaxrnn.strategies.base import Sequence, Steps, Strategy, symbolic
+from flaxrnn.strategies.fused import Fused
+from flaxrnn.strategies.plain import Plain
+from flaxrnn.strategies.segments import cut, join, segment_length
 
 
-def checkpointed(
-    cell: Cell,
-    params: Any,
-    state: State,
-    fresh: State,
-    inputs: Any,
-    mask: jax.Array | None,
-    resets: jax.Array | None,
-    *,
-    time_axis: int,
-    reverse: bool,
-    unroll: int,
-) -> tuple[State, jax.Array]:
-    """Runs `cell` over `inputs`; arguments and results are those of `plain`.
+@dataclasses.dataclass(frozen=True)
+class Checkpointed(Strategy):
+    """Keeps the state at the beginning of each segment, and runs the segment again in the backward pass.
 
-    The sequence is cut into about √time segments of √time steps. Each is run by `fused`; the backward pass runs it once
-    more, so that what `fused` keeps is there for one segment at a time (Chen et al. 2016, arXiv 1604.06174).
+    Each segment is run by `fused` where that can run the cell, else by `plain`.
+
+    Attributes:
+      segments: how many segments the sequence is cut into; by default about √time, which takes the least memory.
+
+    Example:
+      >>> import jax, flaxrnn
+      >>> cell = flaxrnn.cells.GRU(4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> strategy = flaxrnn.strategies.Checkpointed(segments=2)
+      >>> state, outputs = flaxrnn.scan(cell, params, jax.numpy.ones([2, 6, 3]), strategy=strategy)
+
+    References:
+      Chen et al., `Training deep nets with sublinear memory cost <https://arxiv.org/abs/1604.06174>`_, 2016.
     """
-    time = len(jax.tree.leaves(inputs)[0])
-    length = segment_steps(time)
 
-    def segment(state: State, steps: tuple) -> tuple[State, jax.Array]:
-        return fused(cell, params, state, fresh, *steps, time_axis=0, reverse=reverse, unroll=unroll)
+    segments: int | None = None
 
-    segments = cut(pad(inputs, mask, resets, length), length)
-    state, outputs = jax.lax.scan(jax.checkpoint(segment, prevent_cse=False), state, segments, reverse=reverse)
-    return state, jnp.moveaxis(join(outputs)[:time], 0, time_axis)
+    name = "checkpointed"
+    forward_mode = False
 
+    def __post_init__(self) -> None:
+        if self.segments is not None and (not isinstance(self.segments, int) or self.segments < 1):
+            raise ValueError(f"Checkpointed: segments is {self.segments!r}: pass a positive integer, or None")
 
-def segment_steps(time: int) -> int:
-    """How many steps a segment has: about the square root of `time`."""
-    return segment_length(time, math.isqrt(max(time - 1, 0)) + 1)
+    def why_not(self, sequence: Sequence) -> str | None:
+        return symbolic(sequence.shape[0])
+
+    def describe(self, sequence: Sequence) -> str:
+        time, length = sequence.shape[0], self._length(sequence.shape[0])
+        return f"{-(-time // length)} segments of {length} steps, each run again in the backward pass"
+
+    def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
+        time, length = sequence.shape[0], self._length(sequence.shape[0])
+        fused = Fused()
+        inner = Plain() if fused.why_not(sequence) else fused
+
+        def segment(state: State, steps: Steps) -> tuple[State, jax.Array]:
+            return inner.run(sequence._replace(state=state, steps=steps, time_axis=0))
+
+        run = jax.checkpoint(segment, prevent_cse=False)
+        segments = cut(sequence.steps, sequence.shape, length)
+        state, outputs = jax.lax.scan(run, sequence.state, segments, reverse=sequence.reverse)
+        return state, jnp.moveaxis(join(outputs)[:time], 0, sequence.time_axis)
+
+    def _length(self, time: int) -> int:
+        if self.segments is not None:
+            return -(-time // self.segments)
+        return segment_length(time, math.isqrt(max(time - 1, 0)) + 1)

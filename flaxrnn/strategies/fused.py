@@ -1,28 +1,33 @@
 """Fewer and larger matrix products: the inputs' in one, and each weight's gradient in one.
 
-Forward, `cell.project` sees many steps at once, and the loop keeps only what must wait for the state.
+Let sₜ, yₜ = recur(θ, sₜ₋₁, zₜ) with zₜ = project(θ, xₜ). Forward, `project` sees many steps at once, and the loop keeps
+only what must wait for the state. Backward, with dsₜ for the gradient of the loss by sₜ, future steps included,
 
-Backward, the loop carries the gradient of the state from step to step and does nothing else. Once that is known at each
-step, no step need wait for another: all steps together are a function without recurrence, whose gradient gives those
-of parameters and inputs, each weight's by one matrix product.
+    dsₜ₋₁ = (∂sₜ/∂sₜ₋₁)ᵀ dsₜ + (∂yₜ/∂sₜ₋₁)ᵀ dyₜ
 
-Both go through the sequence in segments, so short that what a segment needs stays in the processor's cache.
+is all that must go from step to step, so a loop carries it alone. Once every dsₜ is known, the steps are independent:
+
+    dθ = Σₜ (∂sₜ/∂θ)ᵀ dsₜ + (∂yₜ/∂θ)ᵀ dyₜ
+
+is one `jax.vjp` over all of them together. Where a step multiplies v by a kernel W of the parameters, Σₜ vₜᵀ d(vₜW) is
+a single matrix product over time and batch. The forward pass keeps each vW, or they are all computed again at once.
+
+Both passes go through the sequence in segments, so short that what a segment needs stays in the processor's cache.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from flaxrnn.carry import vary_like
 from flaxrnn.cells.base import Cell, State
-from flaxrnn.manual_axes import vary_like
-from flaxrnn.strategies.fused_gradient import Saved, gradient
-from flaxrnn.strategies.fused_steps import Plan, Sequence, adds, check_kernels, results_of, scan_blocks, step
-from flaxrnn.strategies.plain import plain, select
-from flaxrnn.strategies.segments import cut, pad, segment_length
-from flaxrnn.strategies.trees import Rest, floats_of
+from flaxrnn.cells.products import MatrixProducts, at_least_float32
+from flaxrnn.strategies.base import Sequence, Steps, Strategy, guarded, symbolic
+from flaxrnn.strategies.fused_products import DenseProducts, KnownProducts, Made, RecordedProducts, kernel_gradients
+from flaxrnn.strategies.segments import cut, segment_length
 
 SEGMENT_BYTES = {"cpu": 2 * 2**20}
 """How much of `cell.project` a segment may take, by backend: on the CPU about what its second cache holds."""
@@ -32,103 +37,259 @@ ELSEWHERE = 256 * 2**20
 """Either limit on a GPU or TPU; not measured."""
 
 
-def fused(
-    cell: Cell,
-    params: Any,
-    state: State,
-    fresh: State,
-    inputs: Any,
-    mask: jax.Array | None,
-    resets: jax.Array | None,
-    *,
-    time_axis: int,
-    reverse: bool,
-    unroll: int,
-) -> tuple[State, jax.Array]:
-    """Runs `cell` over `inputs`; arguments and results are those of `plain`.
+@dataclasses.dataclass(frozen=True)
+class Fused(Strategy):
+    """Runs any cell with floating-point states; one that makes its products by `product` gains the most.
 
-    It is for any cell. One whose `recur` takes a `product` gets the most of it: the products of the forward pass then
-    serve in the backward pass too. Every `GatedCell` is one, unless it overrides `recur` without. A cell whose state
-    has fields that are not floating-point numbers is run by `plain`.
-
-    It has a reverse-mode derivative of its own, which can be differentiated further; for a forward-mode derivative
+    It has a reverse-mode derivative of its own, which can be differentiated further. For a forward-mode derivative
     (`jax.jvp`, `jax.jacfwd`, `jax.linearize`) choose "plain".
+
+    Attributes:
+      segment_bytes: how much of what `cell.project` gives a segment may take on one device; by default what was
+        measured best for the backend.
+      keep_bytes: how much of the products' results may be kept for the backward pass on one device; above, they are
+        computed a second time.
+
+    Example:
+      >>> import jax, flaxrnn
+      >>> cell = flaxrnn.cells.GRU(4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> strategy = flaxrnn.strategies.Fused(keep_bytes=0)
+      >>> state, outputs = flaxrnn.scan(cell, params, jax.numpy.ones([2, 6, 3]), strategy=strategy)
     """
-    if floats_of(state)[1].leaves.count(None) < len(jax.tree.leaves(state)):
-        return plain(
-            cell, params, state, fresh, inputs, mask, resets, time_axis=time_axis, reverse=reverse, unroll=unroll
-        )
-    time = len(jax.tree.leaves(inputs)[0])
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    plan, length = make_plan(Plan(cell, time_axis, reverse, unroll), params, state, first, time)
-    sequence = cut(Sequence(*pad(inputs, mask, resets, length)), length)
-    arguments = params, state, fresh, sequence
-    state, outputs = _run(plan, *floats_of(vary_like(arguments, arguments)))
-    return state, jax.lax.slice_in_dim(outputs, 0, time, axis=time_axis)
+
+    segment_bytes: int | None = None
+    keep_bytes: int | None = None
+
+    name = "fused"
+    forward_mode = False
+
+    def why_not(self, sequence: Sequence) -> str | None:
+        if not all(_is_float(leaf) for leaf in jax.tree.leaves(sequence.state)):
+            return "the state has fields that are not floating-point numbers"
+        if jax.sharding.get_abstract_mesh().explicit_axes:
+            return "the mesh of jax.set_mesh has explicit axes"
+        return symbolic(*sequence.shape)
+
+    def describe(self, sequence: Sequence) -> str:
+        time, (plan, length) = sequence.shape[0], self._plan(sequence)
+        line = f"{-(-time // length)} segments of {length} steps"
+        if not products_of(sequence):
+            return line
+        return f"{line}, products {'kept' if plan.keeps else 'computed again in the backward pass'}"
+
+    def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
+        plan, length = self._plan(sequence)
+        steps = cut(sequence.steps, sequence.shape, length)
+        arguments = sequence.params, sequence.state, sequence.reset_state, steps
+        state, outputs = _run(plan, *vary_like(arguments, arguments))
+        return state, jax.lax.slice_in_dim(outputs, 0, sequence.shape[0], axis=sequence.time_axis)
+
+    def _plan(self, sequence: Sequence) -> tuple["Plan", int]:
+        """What is fixed when the program is traced, and how many steps a segment has."""
+        backend, time = jax.default_backend(), sequence.shape[0]
+        segment = SEGMENT_BYTES.get(backend, ELSEWHERE) if self.segment_bytes is None else self.segment_bytes
+        keep = KEEP_BYTES.get(backend, ELSEWHERE) if self.keep_bytes is None else self.keep_bytes
+        plan = Plan(sequence.cell, sequence.time_axis, sequence.reverse, sequence.unroll)
+        keeps = time * _bytes(products_of(sequence)) <= keep
+        length = segment_length(time, segment // max(1, _bytes(sequence.projected())))
+        return dataclasses.replace(plan, keeps=keeps), length
 
 
-def make_plan(plan: Plan, params: Any, state: State, inputs: Any, time: int) -> tuple[Plan, int]:
-    """The plan with what follows from the shapes of one step's inputs, and how many steps a segment has."""
-    projected = jax.eval_shape(plan.cell.project, params, inputs)
-    results: list = []
-    if plan.cell.passes_products:
-        check_kernels(plan, params, state, projected)
-        results = jax.eval_shape(lambda *args: results_of(step(plan, *args)[1]), params, state, projected)
-    limit = SEGMENT_BYTES.get(jax.default_backend(), ELSEWHERE)
-    length = segment_length(time, limit // max(1, _bytes(projected)))
-    keeps = time * _bytes(results) <= KEEP_BYTES.get(jax.default_backend(), ELSEWHERE)
-    return dataclasses.replace(plan, keeps=keeps, adds=adds(plan, params, state, projected, results)), length
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is fixed when the program is traced: the options of a `Sequence`, and whether products are kept."""
+
+    cell: Cell
+    time_axis: int
+    reverse: bool
+    unroll: int
+    keeps: bool = False
+
+    def record(self, params: Any, reset_state: State, before: State, projected: Any, now: Steps) -> tuple:
+        """A guarded step: `((state, output), made)`, with the products that it made."""
+        product = RecordedProducts(self.cell, params)
+        recur = functools.partial(self.cell.recur, params, projected=projected, product=product)
+        return guarded(recur, before, reset_state, now.mask, now.resets), product.made
+
+    def replay(
+        self, params: Any, reset_state: State, before: State, projected: Any, results: list, now: Steps
+    ) -> tuple[tuple[State, jax.Array], list[Made]]:
+        """A guarded step whose products are known to have these results."""
+        product = KnownProducts(self.cell, params, known=results)
+        recur = functools.partial(self.cell.recur, params, projected=projected, product=product)
+        return guarded(recur, before, reset_state, now.mask, now.resets), product.made
 
 
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+class Saved(NamedTuple):
+    """What the forward pass leaves behind, besides its arguments.
+
+    Attributes:
+      outputs: its outputs.
+      entries: the state before each segment.
+      states: the state before each step, a list of fields; None for a field that is the output of the step before.
+      results: what the matrix products gave at each step; None if they are to be computed again.
+    """
+
+    outputs: jax.Array
+    entries: State
+    states: list[jax.Array | None]
+    results: list | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(plan: Plan, floats: list[jax.Array], rest: Rest) -> tuple[State, jax.Array]:
-    """All segments; `rest.join(floats)` is `(params, state, fresh, sequence)`, of which floats have a gradient."""
-    return _forward(dataclasses.replace(plan, keeps=False), floats, rest)[0]
+def _run(plan: Plan, params: Any, state: State, reset_state: State, steps: Steps) -> tuple[State, jax.Array]:
+    """All segments; the leaves of `steps` are `[segments, length, ...]`."""
+    return _forward(dataclasses.replace(plan, keeps=False), params, state, reset_state, steps)[0]
 
 
-def _forward(plan: Plan, floats: list[jax.Array], rest: Rest) -> tuple[tuple[State, jax.Array], Saved]:
-    params, state, fresh, sequence = rest.join(floats)
-    count, length = jax.tree.leaves(sequence)[0].shape[:2]
+def _forward(plan: Plan, params: Any, state: State, reset_state: State, steps: Steps) -> tuple[Any, Any]:
+    count, length = jax.tree.leaves(steps)[0].shape[:2]
 
     def segment(carry: tuple, now: tuple) -> tuple[tuple, tuple]:
         state, outputs = carry
-        number, sequence = now
-        after, (part, saved) = _forward_segment(plan, params, state, fresh, sequence)
+        number, steps = now
+        after, (part, *saved) = _forward_segment(plan, params, reset_state, state, steps)
         part = jnp.moveaxis(part, 0, plan.time_axis)
         outputs = jax.lax.dynamic_update_slice_in_dim(outputs, part, number * length, plan.time_axis)
-        return (after, outputs), (state, saved)
+        return (after, outputs), (state, *saved)
 
-    first = jax.tree.map(lambda leaf: leaf[0], sequence)
-    like = jax.eval_shape(lambda: _forward_segment(plan, params, state, fresh, first)[1][0])
+    first = jax.tree.map(lambda leaf: leaf[0], steps)
+    like = jax.eval_shape(lambda: _forward_segment(plan, params, reset_state, state, first)[1][0])
     shape = (*like.shape[1 : 1 + plan.time_axis], count * length, *like.shape[1 + plan.time_axis :])
     carry = state, vary_like(state, jnp.zeros(shape, like.dtype))
-    steps = jnp.arange(count), sequence
-    (after, outputs), (entries, saved) = jax.lax.scan(segment, carry, steps, reverse=plan.reverse)
-    return (after, outputs), Saved(floats, rest, outputs, entries, *saved)
+    (after, outputs), kept = jax.lax.scan(segment, carry, (jnp.arange(count), steps), reverse=plan.reverse)
+    return (after, outputs), (params, reset_state, steps, Saved(outputs, *kept))
 
 
-def _forward_segment(plan: Plan, params: Any, state: State, fresh: State, sequence: Sequence) -> tuple[State, tuple]:
-    """One segment: `(state, (outputs, (states, results)))`, the last two for the backward pass.
-
-    `states` has the state before each step; None stands for a field that is the output of the step before.
-    """
+def _forward_segment(plan: Plan, params: Any, reset_state: State, state: State, steps: Steps) -> tuple[State, tuple]:
+    """One segment: `(state, (outputs, states, results))`, the last two as in `Saved`."""
 
     def body(state: State, now: tuple) -> tuple[State, tuple]:
-        projected, valid, reset = now
-        before = state if reset is None else select(reset, fresh, state)
-        (after, output), made = step(plan, params, before, projected)
-        told = [leaf is output and valid is None for leaf in jax.tree.leaves(after)]
-        states = [None if told else leaf for told, leaf in zip(told, jax.tree.leaves(state), strict=True)]
-        if valid is not None:
-            after, output = select(valid, (after, output), (state, jnp.zeros_like(output)))
-        return after, (output, (states, results_of(made) if plan.keeps else None))
+        projected, steps = now
+        (after, output), made = plan.record(params, reset_state, state, projected, steps)
+        states = [
+            None if new is output else old for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True)
+        ]
+        return after, (output, states, [one.result for one in made] if plan.keeps else None)
 
-    projected = plan.cell.project(params, sequence.inputs)
-    return scan_blocks(plan, body, state, projected, (sequence.mask, sequence.resets), reverse=plan.reverse)
+    projected = plan.cell.project(params, steps.inputs, MatrixProducts(plan.cell, params))
+    steps = steps._replace(inputs=None)
+    return jax.lax.scan(body, state, (projected, steps), reverse=plan.reverse, unroll=plan.unroll)
 
 
-_run.defvjp(_forward, gradient)
+def _backward(plan: Plan, kept: tuple, cotangents: tuple[State, jax.Array]) -> tuple[Any, State, State, Steps]:
+    """The gradients of `_run`'s arguments, segment by segment from the one that was run last."""
+    params, reset_state, steps, saved = kept
+    d_state, d_outputs = cotangents
+    count, length = jax.tree.leaves(steps)[0].shape[:2]
+
+    def segment(carry: tuple, now: tuple) -> tuple[tuple, Any]:
+        d_state, totals = carry
+        number, steps, entry, states, results = now
+
+        def part(outputs: jax.Array) -> jax.Array:
+            outputs = jax.lax.dynamic_slice_in_dim(outputs, number * length, length, plan.time_axis)
+            return jnp.moveaxis(outputs, plan.time_axis, 0)
+
+        before = _states_before(plan, entry, states, part(saved.outputs))
+        d_state, d_shared, d_inputs = _segment_gradient(
+            plan, params, reset_state, steps, before, results, d_state, part(d_outputs)
+        )
+        return (d_state, jax.tree.map(jnp.add, totals, d_shared)), d_inputs
+
+    shared = params, reset_state
+    totals = _floats(jax.tree.map(lambda leaf: jnp.zeros_like(at_least_float32(leaf)), shared), shared)
+    segments = jnp.arange(count), steps, saved.entries, saved.states, saved.results
+    carry = d_state, vary_like(shared, totals)
+    (d_state, totals), d_inputs = jax.lax.scan(segment, carry, segments, reverse=not plan.reverse)
+    d_params, d_reset = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), totals, _floats(shared, shared))
+    return d_params, d_state, d_reset, Steps(d_inputs)
+
+
+def _segment_gradient(
+    plan: Plan,
+    params: Any,
+    reset_state: State,
+    steps: Steps,
+    before: State,
+    results: list | None,
+    d_state: State,
+    d_outputs: jax.Array,
+) -> tuple[State, tuple[Any, State], Any]:
+    """The gradients of the state before a segment, of `(params, reset_state)`, and of its inputs."""
+
+    def project(params: Any, inputs: Any) -> Any:
+        return plan.cell.project(params, inputs, DenseProducts(plan.cell, params))
+
+    projected, pull_projection = jax.vjp(project, params, steps.inputs)
+    marks = steps._replace(inputs=None)
+    if results is None:
+        made = jax.vmap(functools.partial(plan.record, params, reset_state))(before, projected, marks)[1]
+        results = [one.result for one in made]
+
+    def body(d_after: State, now: tuple) -> tuple[State, State]:
+        before, projected, results, marks, d_output = now
+
+        def step(before: State, results: list) -> tuple[State, jax.Array]:
+            return plan.replay(params, reset_state, before, projected, results, marks)[0]
+
+        # by the results too, though theirs is not wanted: else a second derivative would not know where they come from
+        d_before, _ = jax.vjp(step, before, results)[1]((d_after, d_output))
+        return d_before, d_after
+
+    loop = before, projected, results, marks, d_outputs
+    d_state, d_after = jax.lax.scan(body, d_state, loop, reverse=not plan.reverse, unroll=plan.unroll)
+
+    def all_steps(params: Any, reset_state: State, projected: Any, results: list) -> tuple[Any, list[Made]]:
+        step = functools.partial(plan.replay, params, reset_state)
+        return jax.vmap(step)(before, projected, results, marks)
+
+    _, pull, made = jax.vjp(all_steps, params, reset_state, projected, results, has_aux=True)
+    *d_shared, d_projected, d_results = pull((d_after, d_outputs))
+    d_more, d_inputs = pull_projection(d_projected)
+    d_params, d_reset, d_more = (
+        _floats(jax.tree.map(at_least_float32, d), like)
+        for d, like in ((d_shared[0], params), (d_shared[1], reset_state), (d_more, params))
+    )
+    d_params = kernel_gradients(plan.cell, jax.tree.map(jnp.add, d_params, d_more), params, made, d_results)
+    return d_state, (d_params, d_reset), _floats(d_inputs, steps.inputs)
+
+
+def _states_before(plan: Plan, entry: State, states: list[jax.Array | None], outputs: jax.Array) -> State:
+    """The state before each step, from what was saved and from the outputs."""
+    leaves, structure = jax.tree.flatten(entry)
+    whole = [
+        jnp.concatenate([outputs[1:], leaf[None]] if plan.reverse else [leaf[None], outputs[:-1]])
+        if steps is None
+        else steps
+        for leaf, steps in zip(leaves, states, strict=True)
+    ]
+    return jax.tree.unflatten(structure, whole)
+
+
+def products_of(sequence: Sequence) -> list:
+    """The shapes of what the products of one step give; none for a cell whose `recur` makes none by `product`."""
+    plan = Plan(sequence.cell, 0, False, 1)
+
+    def results(params: Any, state: State, projected: Any) -> list:
+        return [one.result for one in plan.record(params, state, state, projected, Steps(None))[1]]
+
+    return jax.eval_shape(results, sequence.params, sequence.state, sequence.projected())
+
+
+def _bytes(tree: Any) -> int:
+    """How many bytes a tree takes on one device."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _floats(gradients: Any, like: Any) -> Any:
+    """Gradients with None for those of leaves that are no floating-point numbers."""
+    return jax.tree.map(lambda leaf, d: d if _is_float(leaf) else None, like, gradients)
+
+
+_run.defvjp(_forward, _backward)

@@ -1,61 +1,43 @@
 """The reference: `lax.scan` over `step`. It stays simple for ever, and every other strategy is tested against it."""
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.cells.base import Cell, State
+from flaxrnn.cells.base import State
+from flaxrnn.strategies.base import Sequence, Steps, Strategy, guarded
 
 
-def plain(
-    cell: Cell,
-    params: Any,
-    state: State,
-    fresh: State,
-    inputs: jax.Array,
-    mask: jax.Array | None,
-    resets: jax.Array | None,
-    *,
-    time_axis: int,
-    reverse: bool,
-    unroll: int,
-) -> tuple[State, jax.Array]:
-    """Runs `cell` over `inputs` one step after the other.
+@dataclasses.dataclass(frozen=True)
+class Plain(Strategy):
+    """Runs one step after the other. It is for any cell and has every kind of derivative.
 
-    Args:
-      cell: the cell.
-      params: its parameters.
-      state: the state before the first step.
-      fresh: the state that a reset brings back.
-      inputs: `[time, *batch, features]`; finite wherever the mask is False.
-      mask: `[time, *batch]`, False where the state is held and the output is zero; None for no such step.
-      resets: `[time, *batch]`, True where the state becomes `fresh` before the step; None for no such step.
-      time_axis: which axis of the outputs is time.
-      reverse: whether to begin at the end.
-      unroll: how many steps XLA puts into one turn of the loop.
-
-    Returns:
-      `(state, outputs)`: the state after the last step, and the outputs, `[*batch, output_size]` with time put in as
-      axis `time_axis`.
+    Example:
+      >>> import jax, flaxrnn
+      >>> cell = flaxrnn.cells.GRU(4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> inputs = jax.numpy.ones([2, 5, 3])
+      >>> state, outputs = flaxrnn.scan(cell, params, inputs, strategy=flaxrnn.strategies.Plain())
     """
 
-    def step(state: State, now: tuple) -> tuple[State, jax.Array]:
-        inputs, valid, reset = now
-        before = state if reset is None else select(reset, fresh, state)
-        after, output = cell.step(params, before, inputs)
-        if valid is None:
-            return after, output
-        return select(valid, (after, output), (state, jnp.zeros_like(output)))
+    name = "plain"
 
-    state, outputs = jax.lax.scan(step, state, (inputs, mask, resets), reverse=reverse, unroll=unroll)
-    return state, jnp.moveaxis(outputs, 0, time_axis)
+    def why_not(self, sequence: Sequence) -> str | None:
+        del sequence
+        return None
 
+    def describe(self, sequence: Sequence) -> str:
+        del sequence
+        return "one step after the other"
 
-def select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """`jnp.where` over trees: `condition` is `[*batch]`, the leaves of `yes` and `no` are `[*batch, ...]`."""
+    def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
+        cell, params, state, reset_state, steps, time_axis, reverse, unroll = sequence
 
-    def leaf(yes: jax.Array, no: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (yes.ndim - condition.ndim)), yes, no)
+        def body(state: State, now: Steps) -> tuple[State, jax.Array]:
+            return guarded(
+                lambda before: cell.step(params, before, now.inputs), state, reset_state, now.mask, now.resets
+            )
 
-    return jax.tree.map(leaf, yes, no)
+        state, outputs = jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)
+        return state, jnp.moveaxis(outputs, 0, time_axis)

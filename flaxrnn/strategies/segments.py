@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxrnn.strategies.base import Steps
+
 
 def segment_length(time: int, longest: int) -> int:
     """How many steps a segment has, at most `longest`: a divisor of `time`, if one is not far below that."""
@@ -16,33 +18,22 @@ def segment_length(time: int, longest: int) -> int:
     return -(-time // count)
 
 
-def pad(
-    inputs: Any, mask: jax.Array | None, resets: jax.Array | None, length: int
-) -> tuple[Any, jax.Array | None, jax.Array | None]:
-    """Fills up `[time, *batch, ...]` with masked steps, so that it can be cut into segments of `length` steps.
+def cut(steps: Steps, shape: tuple[int, ...], length: int) -> Steps:
+    """`[time, ...]` as `[segments, length, ...]`, filled up with masked steps; `shape` is `(time, *batch)`.
 
-    They repeat the last step: where a cell has finite derivatives, it has them there.
+    These repeat the last step: where a cell has finite derivatives, it has them there.
     """
-    first = jax.tree.leaves(inputs)[0]
-    time, batch_shape = len(first), first.shape[1:-1]
+    time = shape[0]
     missing = -time % length
-    if not missing:
-        return inputs, mask, resets
-
-    def fill(steps: jax.Array) -> jax.Array:
-        return jnp.concatenate([steps, jnp.broadcast_to(steps[-1:], (missing, *steps.shape[1:]))])
-
-    mask = jnp.ones((time, *batch_shape), bool) if mask is None else mask
-    masked = jnp.zeros((missing, *batch_shape), bool)
-    resets = None if resets is None else jnp.concatenate([resets, masked])
-    return jax.tree.map(fill, inputs), jnp.concatenate([mask, masked]), resets
-
-
-def cut(tree: Any, length: int) -> Any:
-    """`[time, ...]` as `[segments, length, ...]`, for each leaf of a tree."""
-    return jax.tree.map(lambda steps: steps.reshape(-1, length, *steps.shape[1:]), tree)
+    if missing:
+        mask = jnp.ones(shape, bool) if steps.mask is None else steps.mask
+        steps = jax.tree.map(lambda leaf: jnp.concatenate([leaf, *[leaf[-1:]] * missing]), steps)
+        mask = jnp.concatenate([mask, jnp.zeros((missing, *shape[1:]), bool)])
+        steps = steps._replace(mask=mask)
+    count = (time + missing) // length
+    return jax.tree.map(lambda leaf: leaf.reshape(count, length, *leaf.shape[1:]), steps)
 
 
 def join(tree: Any) -> Any:
-    """`[segments, length, ...]` as `[time, ...]`: undoes `cut`."""
-    return jax.tree.map(lambda steps: steps.reshape(-1, *steps.shape[2:]), tree)
+    """`[segments, length, ...]` as `[time, ...]`: undoes `cut`, but for the steps that it added."""
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), tree)

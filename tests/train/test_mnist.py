@@ -258,7 +258,7 @@ def test_any_cell_can_be_trained(monkeypatch, data_dir, tmp_path):
         def initial_state(self, batch_shape=(), dtype=jnp.float32):
             return (jnp.zeros((*batch_shape, self.hidden_size), dtype),)
 
-        def recur(self, params, state, projected):
+        def recur(self, params, state, projected, product):
             total = state[0] + jnp.tanh(projected @ params["kernel"])
             return (total,), total
 

@@ -3,14 +3,16 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks, run_time_checks
+from flaxrnn.carry import shard_like_next, vary_like
 from flaxrnn.cells.base import Cell, State, check_cell
-from flaxrnn.manual_axes import vary_like
-from flaxrnn.strategies import STRATEGIES, check_strategy
-from flaxrnn.strategies.auto import choose
+from flaxrnn.reverse_mode import reverse_mode_only
+from flaxrnn.strategies.auto import check_strategy, choose
+from flaxrnn.strategies.base import Sequence, Steps, Strategy
 
 
 def scan(
@@ -24,7 +26,7 @@ def scan(
     resets: jax.Array | None = None,
     reverse: bool = False,
     time_major: bool = False,
-    strategy: str = "auto",
+    strategy: str | Strategy = "auto",
     unroll: int = 1,
     key: jax.Array | None = None,
     check_at_run_time: bool = False,
@@ -39,7 +41,7 @@ def scan(
       initial_state: the state before the first step; by default the cell's own, `cell.begin`.
       lengths: `[*batch]` integers, how many steps of each sequence are valid, counted from its beginning. The rest
         is padding. A length above the number of steps counts as that number, one below zero as zero; where the
-        lengths are known when the call is made, outside `jit`, either is an error.
+        values are at hand when the call is made, outside `jit`, either is an error.
       mask: `[*batch, time]` booleans, False at the steps to leave out, anywhere in the sequence. With `lengths` a
         step must be valid by both. At a step left out the state is held and the output is zero. What lies in
         the padding never reaches an output, a state or a gradient, not even as NaN. (There the cell runs on zeros. One
@@ -52,9 +54,11 @@ def scan(
         the order of the inputs.
       time_major: whether `inputs`, `mask`, `resets` and the outputs have time as their first axis:
         `[time, *batch, features]`.
-      strategy: how the steps are run, a name in `flaxrnn.STRATEGIES`: "plain", "fused" (faster, above all in the
-        backward pass) or "checkpointed" (least memory); "auto" picks by itself, and `flaxrnn.explain` says what and
-        why. It changes the speed, not the result. Forward-mode derivatives (`jax.jvp`, `jax.jacfwd`) need "plain".
+      strategy: how the steps are run. A name in `flaxrnn.STRATEGIES`: "plain", "fused" (faster, above all in the
+        backward pass) or "checkpointed" (least memory); an object with options, such as
+        `flaxrnn.strategies.Checkpointed(segments=8)`; or "auto", which chooses by measurements. `flaxrnn.explain`
+        shows the choice. It affects speed and memory, not the result. Forward-mode derivatives (`jax.jvp`,
+        `jax.jacfwd`) need "plain".
       unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.
       key: where dropout and zoneout come from, in training; None turns them off, for evaluation. A cell without
         either does the same with a key as without.
@@ -108,30 +112,21 @@ def scan(
     checks.check_leaves(params)
     if key is not None:
         checks.check_key(key)
-    choice = choose(strategy, cell, time=inputs.shape[time_axis], batch_shape=step_shape[:-1])
-    try:
-        return _scan(
-            cell,
-            params,
-            inputs,
-            initial_state,
-            lengths,
-            mask,
-            resets,
-            key,
-            time_axis=time_axis,
-            reverse=bool(reverse),
-            strategy=choice.strategy,
-            unroll=unroll,
-            check_at_run_time=check_at_run_time,
-        )
-    except TypeError as error:
-        if "forward-mode" not in str(error) or choice.strategy == "plain":
-            raise
-        raise TypeError(
-            f"the {choice.strategy} strategy has no forward-mode derivative: pass strategy='plain' for jax.jvp, "
-            "jax.jacfwd and jax.linearize"
-        ) from error
+    return _scan(
+        cell,
+        params,
+        inputs,
+        initial_state,
+        lengths,
+        mask,
+        resets,
+        key,
+        time_axis=time_axis,
+        reverse=bool(reverse),
+        strategy=strategy,
+        unroll=unroll,
+        check_at_run_time=check_at_run_time,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "check_at_run_time"))
@@ -147,7 +142,7 @@ def _scan(
     *,
     time_axis: int,
     reverse: bool,
-    strategy: str,
+    strategy: str | Strategy,
     unroll: int,
     check_at_run_time: bool,
 ) -> tuple[State, jax.Array]:
@@ -155,12 +150,12 @@ def _scan(
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
     checks.check_params(cell, params, inputs.shape[-1])
-    fresh = cell.begin(params, inputs.shape[1:-1], jnp.result_type(inputs, *jax.tree.leaves(params)))
-    state = fresh if initial_state is None else initial_state
+    reset_state = cell.begin(params, inputs.shape[1:-1], jnp.result_type(inputs, *jax.tree.leaves(params)))
+    state = reset_state if initial_state is None else initial_state
     layout = "[time, *batch, features]" if time_axis == 0 and inputs.ndim > 2 else "[*batch, time, features]"
-    checks.check_state("initial_state", state, fresh, f"; inputs is taken as {layout}")
-    checks.check_state_dtypes(state, fresh)
-    fresh, state = vary_like((params, inputs), (fresh, state))
+    checks.check_state("initial_state", state, reset_state, f"; inputs is taken as {layout}")
+    checks.check_state_dtypes(state, reset_state)
+    reset_state, state = vary_like((params, inputs), (reset_state, state))
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
 
     if check_at_run_time and lengths is not None:
@@ -172,8 +167,23 @@ def _scan(
         resets = _resets_from_the_end(resets, mask)
     if key is not None:
         params, inputs = cell.perturb(key, params, inputs)
-    run = STRATEGIES[strategy]
-    return run(cell, params, state, fresh, inputs, mask, resets, time_axis=time_axis, reverse=reverse, unroll=unroll)
+    steps = Steps(inputs, mask, resets)
+    reset_state, state = shard_like_next(functools.partial(_next_states, cell, params, steps), (reset_state, state))
+    sequence = Sequence(cell, params, state, reset_state, steps, time_axis, reverse, unroll)
+    chosen = choose(strategy, sequence).strategy
+    if not chosen.forward_mode:
+        params, state, reset_state, steps = reverse_mode_only((params, state, reset_state, steps), chosen.name)
+        sequence = sequence._replace(params=params, state=state, reset_state=reset_state, steps=steps)
+    final, outputs = chosen.run(sequence)
+    chex.assert_trees_all_equal_shapes_and_dtypes(final, state)
+    return final, outputs
+
+
+def _next_states(cell: Cell, params: Any, steps: Steps, states: tuple[State, State]) -> tuple[State, State]:
+    """What a step makes of the reset state and of the initial state."""
+    inputs = jax.tree.map(lambda leaf: leaf[0], steps.inputs)
+    after = functools.partial(cell.step, params, inputs=inputs)
+    return after(states[0])[0], after(states[1])[0]
 
 
 def _valid_steps(time: int, lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:
