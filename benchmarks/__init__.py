@@ -1,1 +1,1 @@
-"""Programs that measure, and print their figures."""
+"""Benchmark programs."""

@@ -1,8 +1,8 @@
-"""Does training wait for its input? Steps per second with the MNIST pipeline, and on one batch held in memory.
+"""Does training wait for its input? Compares the MNIST pipeline with one batch held in memory.
 
     python -m benchmarks.input_pipeline --cell=gru
 
-Both do the same steps of the same network, in turns, so that what else the machine does falls on both.
+Both run the same steps of the same network, and take turns, so that other load on the machine affects both.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from train.mnist import Config as TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Compare steps per second with the MNIST pipeline to those on one batch held in memory."""
+    """Steps per second with the MNIST pipeline, and on one batch held in memory."""
 
     cell: str = "gru"
-    """The cell, as in train.mnist; all else is as by default there."""
+    """Name of the cell, as in train.mnist; other options have their defaults there."""
     rounds: int = 15
-    """How often each of the two is timed."""
+    """Rounds; the figure is the median over them."""
     steps: int = 100
-    """Steps in a round."""
+    """Training steps per round."""
     data_dir: pathlib.Path | None = None
-    """Where tensorflow-datasets keeps the prepared images."""
+    """Folder in which tensorflow-datasets keeps the prepared images."""
 
 
 def main() -> None:

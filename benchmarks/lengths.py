@@ -1,12 +1,12 @@
 """Time and memory of a training step by sequence length and strategy: `python -m benchmarks.lengths`.
 
-The loss is one of the last state, as in classification. Times are medians, the strategies taking turns. The memory is
-the highest that the process had in its first two training steps, above what it had before; a process for each figure.
+The loss depends on the final state alone, as in classification. Times are medians over rounds in which the strategies
+take turns. Memory is the peak over the first two training steps, less what the process used before them; each figure
+has a process of its own.
 """
 
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import resource
 import statistics
@@ -17,32 +17,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import rich
 import tyro
 from rich.progress import track
-from rich.table import Table
 
 import flaxrnn
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-STRATEGIES = ("plain", "fused", "checkpointed")
+from benchmarks import figures, lengths_report, machine
+from benchmarks.lengths_report import STRATEGIES
 
 
 @dataclasses.dataclass
 class Options:
-    """Which sequences.
+    """The sequences to measure.
 
     Attributes:
-      cell: the cell, by name.
-      lengths: how many steps.
-      batch: how many sequences.
-      input_size: their features.
-      hidden_size: the features of the state.
-      turns: how often each is timed.
-      out: where lengths.json and lengths.png go.
+      cell: name of the cell.
+      lengths: sequence lengths, in time steps.
+      batch: batch size.
+      input_size: features of the inputs.
+      hidden_size: features of the hidden state.
+      turns: rounds; each figure is the median over them.
+      out: output folder, for lengths.json, lengths.md and lengths.png.
     """
 
     cell: str = "lstm"
@@ -55,7 +50,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Measures, prints the table and writes it."""
+    """Measures, prints the table, and writes the report."""
     options.out.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -67,11 +62,14 @@ def main(options: Options) -> None:
         for result in results:
             if result["length"] == length:
                 result["milliseconds"] = times[result["strategy"]]
-    report = {"options": dataclasses.asdict(options) | {"out": str(options.out)}, "results": results}
-    (options.out / "lengths.json").write_text(json.dumps(report, indent=1) + "\n")
-    _picture(results, options.out / "lengths.png")
-    rich.print(_table(results))
-    rich.print(f"written: {options.out}/lengths.json, lengths.png")
+    settings = dataclasses.asdict(options)
+    del settings["out"]
+    report = {"machine": machine.describe(), "options": settings, "results": results}
+    (options.out / "lengths.json").write_text(figures.dumps(report))
+    (options.out / "lengths.md").write_text(lengths_report.markdown(report))
+    lengths_report.picture(report, options.out / "lengths.png")
+    rich.print(lengths_report.markdown(report))
+    rich.print(f"written: {options.out}/lengths.json, lengths.md, lengths.png")
 
 
 def _training_step(options: Options, strategy: str, length: int) -> Callable[[], Any]:
@@ -106,27 +104,5 @@ def _milliseconds(options: Options, length: int) -> dict[str, float]:
     return {strategy: statistics.median(figures) for strategy, figures in times.items()}
 
 
-def _table(results: list[dict[str, Any]]) -> Table:
-    table = Table("length", *(f"{strategy}, {unit}" for strategy in STRATEGIES for unit in ("µs a step", "MB")))
-    for length, group in itertools.groupby(results, key=lambda result: result["length"]):
-        figures = ((r["milliseconds"] / length * 1000, r["megabytes"]) for r in group)
-        table.add_row(str(length), *(f"{figure:.0f}" for pair in figures for figure in pair))
-    return table
-
-
-def _picture(results: list[dict[str, Any]], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for strategy in STRATEGIES:
-        mine = [result for result in results if result["strategy"] == strategy]
-        lengths = [result["length"] for result in mine]
-        left.plot(lengths, [r["milliseconds"] / r["length"] * 1000 for r in mine], marker="o", label=strategy)
-        right.plot(lengths, [r["megabytes"] for r in mine], marker="o", label=strategy)
-    left.set(xscale="log", xlabel="steps in a sequence", ylabel="µs a step (training)", ylim=(0, None))
-    right.set(xscale="log", yscale="log", xlabel="steps in a sequence", ylabel="peak memory, MB")
-    left.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, prog="python -m benchmarks.lengths"))

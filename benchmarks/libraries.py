@@ -1,4 +1,4 @@
-"""The same recurrent layer in each library, in the form that its documentation recommends."""
+"""The same recurrent layer in each library, written as its documentation recommends."""
 
 import dataclasses
 import os
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[], Any]
-"""Computes once and returns when the result is there."""
+"""Computes once, and returns when the result is ready."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """One computation to time.
 
     Attributes:
       cell: "lstm", "gru" or "elman".
@@ -30,36 +30,36 @@ class Case:
 
     @property
     def gates(self) -> int:
-        """How many blocks the kernels have."""
+        """Number of gate blocks in the kernels."""
         return {"lstm": 4, "gru": 3, "elman": 1}[self.cell]
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of the matrix products.
+        """Floating-point operations in the matrix products.
 
-        Each weight is in one product forward, and in training in a second for its own gradient; the recurrent one in
-        three, the third for the gradient of the state.
+        Forward, each weight takes part in one product. Training adds one for the weight's gradient, and for recurrent
+        weights another for the gradient of the state.
         """
         per_step = 2 * self.batch * self.gates * self.hidden_size
         inputs, hidden = self.input_size, self.hidden_size
         return self.time * per_step * ((2 * inputs + 3 * hidden) if self.mode == "train" else (inputs + hidden))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The inputs, and what the loss weighs the outputs with; the same for each library."""
+        """The inputs, and the weights of the outputs in the loss; the same for each library."""
         draw = np.random.default_rng(0).normal
         inputs = draw(size=(self.batch, self.time, self.input_size)).astype(np.float32)
         return inputs, draw(size=(self.batch, self.time, self.hidden_size)).astype(np.float32)
 
 
 def build(library: str, case: Case) -> Run | None:
-    """What to time; None if the library has no such cell."""
+    """The computation to time; None if the library has no such cell."""
     return BUILDERS[library](case)
 
 
 def _jax(case: Case, params: Any, state: Any, sequence: Callable, step: Callable) -> Run:
     """A run from `sequence(params, inputs) -> outputs` and `step(params, state, inputs) -> output`, jitted.
 
-    The state is an argument, since XLA leaves out the product with a state that it knows to be zero.
+    The state is an argument because XLA drops products with a state that it knows to be zero.
     """
     import jax
     import jax.numpy as jnp
@@ -80,7 +80,7 @@ def _jax(case: Case, params: Any, state: Any, sequence: Callable, step: Callable
 
 
 def flaxrnn_(case: Case, strategy: str = "auto") -> Run:
-    """This library, under the strategy that it chooses by itself."""
+    """flaxrnn, by default with the strategy that it chooses itself."""
     import jax
 
     import flaxrnn
@@ -234,7 +234,7 @@ def keras(case: Case) -> Run:
 
 
 def torch(case: Case) -> Run:
-    """`torch.nn`, with as many threads as it takes by itself."""
+    """`torch.nn`, with its default number of threads."""
     import torch
 
     inputs, weights = map(torch.from_numpy, case.arrays())
@@ -267,7 +267,7 @@ def torch(case: Case) -> Run:
 
 
 def floor(case: Case) -> Run:
-    """One large matrix product; `operations` of it are what the machine needs at least."""
+    """One large matrix product; scaled to the case's operations, it shows what the machine can do."""
     del case
     import jax
     import jax.numpy as jnp

@@ -1,19 +1,14 @@
-"""How fast flaxrnn is beside other libraries: `python -m benchmarks.peers`, or in two minutes with `--quick`.
+"""The speed of flaxrnn beside that of other libraries: `python -m benchmarks.peers`, or `--quick` for two minutes.
 
-Each library has a process of its own, so that the threads of one do not disturb another; only one of them computes at a
-time. All get the same arrays, the same machine settings and the same allocator, and take turns: A B C A B C ... The
-figures are medians.
+Each library runs in a process of its own, so that its threads do not disturb the others, and only one computes at a
+time. All get the same arrays, machine settings and allocator, and take turns: A B C A B C ... Each figure is a median.
 """
 
 import dataclasses
 import itertools
-import json
 import multiprocessing
-import os
-import platform
 import statistics
 import time
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,7 @@ import rich
 import tyro
 from rich.progress import track
 
-from benchmarks import libraries, peers_report
+from benchmarks import figures, libraries, machine, peers_report
 from benchmarks.libraries import Case
 
 SHAPES = {
@@ -40,11 +35,11 @@ class Options:
     """What to compare.
 
     Attributes:
-      quick: two shapes and the steps, five turns, the LSTM alone: two minutes.
-      turns: how many times each library computes; the figure is the median.
+      quick: only the LSTM, two shapes and the single steps, in five rounds: two minutes.
+      turns: rounds; each figure is the median over them.
       cells: the cells to compare.
-      shapes: the shapes to compare, by name.
-      out: where peers.json, peers.md and peers.png go.
+      shapes: names of the shapes to compare.
+      out: output folder, for peers.json, peers.md and peers.png.
     """
 
     quick: bool = False
@@ -55,17 +50,18 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Times everything, prints the table, and writes it."""
+    """Measures, prints the table, and writes the report."""
     unknown = [name for name in options.shapes if name not in SHAPES | STEPS]
     if unknown:
-        raise SystemExit(f"there is no shape {unknown[0]!r}: pass some of {', '.join(SHAPES | STEPS)}")
+        raise SystemExit(f"unknown shape {unknown[0]!r}: pass any of {', '.join(SHAPES | STEPS)}")
     if options.quick:
         options = dataclasses.replace(options, turns=5, cells=("lstm",), shapes=("rows", "one", *STEPS))
     options.out.mkdir(parents=True, exist_ok=True)
     names = list(libraries.BUILDERS)
     workers = {name: Worker(name) for name in names}
     cases = list(_cases(options))
-    report: dict[str, Any] = {"machine": _machine(), "turns": options.turns, "results": []}
+    here = machine.describe(*libraries.PACKAGES.values())
+    report: dict[str, Any] = {"machine": here, "turns": options.turns, "results": []}
     for shape, case in track(cases, description="comparing"):
         milliseconds = _compare(workers, case, options.turns)
         report["results"].append({"shape": shape, **dataclasses.asdict(case), "milliseconds": milliseconds})
@@ -77,8 +73,8 @@ def main(options: Options) -> None:
 
 
 def _write(report: dict[str, Any], folder: Path) -> None:
-    """The report so far, so that a run that is broken off leaves what it has found."""
-    (folder / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
+    """Writes the report so far, so that an interrupted run keeps its results."""
+    (folder / "peers.json").write_text(figures.dumps(report))
     (folder / "peers.md").write_text(peers_report.markdown(report))
     peers_report.picture(report, folder / "peers.png")
 
@@ -90,7 +86,7 @@ def _cases(options: Options) -> Any:
 
 
 def _compare(workers: dict[str, "Worker"], case: Case, turns: int) -> dict[str, float]:
-    """Medians in milliseconds, for each library that has such a cell; "floor" is scaled to the case's operations."""
+    """Median milliseconds of each library that has the cell; "floor" is scaled to the case's operations."""
     able = {name: worker for name, worker in workers.items() if worker.can(case)}
     repeats = 50 if case.mode == "step" else 1
     times: dict[str, list[float]] = {name: [] for name in able}
@@ -102,7 +98,7 @@ def _compare(workers: dict[str, "Worker"], case: Case, turns: int) -> dict[str, 
 
 
 class Worker:
-    """A process that runs one library: it is given a case to build, and then numbers of times to run it."""
+    """A process that runs one library: send it a case to build, then how many times to run it."""
 
     def __init__(self, library: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -111,7 +107,7 @@ class Worker:
         self._process.start()
 
     def can(self, case: Case) -> bool:
-        """Whether the library has the case and can run it; an error is printed, and the others go on."""
+        """Whether the library can run the case; an error is printed, and the other libraries carry on."""
         try:
             return self.ask(case)
         except RuntimeError as error:
@@ -119,7 +115,7 @@ class Worker:
             return False
 
     def ask(self, question: Case | int) -> Any:
-        """Whether the library has the case, or how many seconds so many runs took."""
+        """For a case, whether the library has it; for a number of runs, the seconds they took."""
         self._connection.send(question)
         answer = self._connection.recv()
         if isinstance(answer, Exception):
@@ -151,17 +147,5 @@ def _work(library: str, connection: Connection) -> None:
             connection.send(RuntimeError(f"{library}: {type(error).__name__}: {error}"))
 
 
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": processor or platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "allocator": os.environ.get("GLIBC_TUNABLES") or os.environ.get("LD_PRELOAD") or "the default one",
-        "versions": {name: metadata.version(name) for name in ("jax", *dict.fromkeys(libraries.PACKAGES.values()))},
-    }
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, prog="python -m benchmarks.peers"))

@@ -20,3 +20,8 @@ def test_the_examples_run(capsys):
 def test_pictures_and_files_are_there():
     for path in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (pathlib.Path(__file__).parents[1] / path).exists(), path
+
+
+def test_the_documentation_is_built_with_all_that_its_examples_need():
+    (extras,) = re.findall(r"pip install -e '\.\[(.*)\]' && sphinx-build", README)
+    assert {"docs", "interop"} <= set(extras.split(","))  # docs/interop.md writes a portable file, by flatbuffers
