@@ -1,6 +1,7 @@
 """Wrong calls, and what each is told."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ WRONG_CALLS = {
     "strategy": (
         lambda: scan(strategy="fast"),
         ValueError,
-        r"no strategy 'fast': pass 'auto' or one of checkpointed, fused, plain",
+        r"no strategy 'fast': pass 'auto', one of checkpointed, fused, plain, or an object",
     ),
     "state of another cell": (
         lambda: scan(initial_state=GRU(4).initial_state((2,))),
@@ -389,7 +390,7 @@ WRONG_CALLS = {
     "gates that are no property": (
         lambda: NoProperty(4),
         TypeError,
-        r"NoProperty: gates is .*: make it a property that",
+        r"NoProperty: gates is .*: make it a tuple of names",
     ),
     "gate without an output": (
         lambda: scan(cell=NoOutput(4), params=NoOutput(4).init(jax.random.key(0), 3)),
@@ -475,3 +476,22 @@ def test_the_layer_of_a_stack_is_named():
     with pytest.raises(ValueError, match=r"inputs has 4 features, but the parameters were made for 9") as caught:
         layer.apply(params, INPUTS)
     assert any("layer_1 of a Stack, RNN(cell=GRU(hidden_size=5)" in note for note in caught.value.__notes__)
+
+
+def test_a_cell_that_is_no_dataclass():
+    class Forgotten(Undropped):
+        leak: float = 0.1
+
+    class Fine(Undropped):
+        known: ClassVar[int] = 3
+
+    with pytest.raises(TypeError, match="Forgotten has the fields leak, but is no dataclass: decorate"):
+        Forgotten(4, leak=0.2)
+    assert Fine(4).known == 3
+
+
+def test_lengths_that_are_not_at_hand_are_not_waited_for(monkeypatch):
+    """Those in an array that is still being computed, or that spans processes, are clipped as under `jit`."""
+    monkeypatch.setattr(flaxrnn.checks, "_is_at_hand", lambda array: False)
+    _, outputs = scan(lengths=jnp.array([9, 9]))
+    np.testing.assert_allclose(outputs, scan()[1], atol=1e-6)
