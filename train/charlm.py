@@ -184,7 +184,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
     source = {"text": f"{config.text.name if config.text else 'Pride and Prejudice'}, {text.digest}"}
     with open_workdir(f"charlm-{config.cell}", config, described, source) as workdir:
-        (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
+        if devices.is_first_process():
+            (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
         console.print(
             f"workdir: {workdir.path}\n{model.layers}\n"
             f"{len(text.train):,} characters of {len(text.characters) - 1} kinds",
