@@ -143,7 +143,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def score(config: Config, params: Any, split: str) -> dict[str, float]:
     """The loss and the accuracy of a trained network on a split of the data."""
-    return evaluate(config.make_classifier(), params, getattr(mnist.load(config.data_dir), split)).metrics()
+    return evaluate(
+        config.make_classifier(), params, getattr(mnist.load(config.data_dir, prepare=False), split)
+    ).metrics()
 
 
 def draw(
