@@ -59,6 +59,10 @@ class Config(NetworkOptions):
         if self.task == "adding" and self.length < 2:
             raise UserError(f"--length={self.length}: pass two steps or more")
 
+    def make_task(self, answers: int) -> "Memory":
+        """As `make_network`: the task says how many answers there are."""
+        return self.make_network()
+
     def make_network(self) -> "Memory":
         """The network that the options describe."""
         return Memory(self.make_layers(), self.task, self.strategy, self.precision)
