@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,8 @@ def told_to_the_user() -> Iterator[None]:
 
     So it does where a disk is full, or a file must not be read or written.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `train/__init__.py` leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except UserError as error:
