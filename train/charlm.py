@@ -81,9 +81,9 @@ class Config(NetworkOptions):
         """The text that the options name."""
         return texts.load(self.text, self.batch_size * self.unroll + 1)
 
-    def make_model(self, characters: str) -> "LanguageModel":
-        """The model of a text of those characters that the options describe."""
-        return LanguageModel(self.make_layers(), len(characters), self.batch_size, self.strategy, self.precision)
+    def make_task(self, answers: int) -> "LanguageModel":
+        """The model of a text of so many characters that the options describe."""
+        return LanguageModel(self.make_layers(), answers, self.batch_size, self.strategy, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +136,13 @@ class LanguageModel:
 def score(config: Config, params: dict[str, Any], split: str) -> dict[str, float]:
     """The mean cross entropy of a character of a part of the text, in nats ("loss") and in bits."""
     text = config.load_text()
-    if len(text.characters) != len(params["dense"]["bias"]):
-        raise UserError(f"--text={config.text} is not the text of this run any more: bring that back")
-    return measure(config.make_model(text.characters), params, getattr(text, split))
+    return measure(config.make_task(len(text.characters)), params, getattr(text, split))
+
+
+def source(config: Config, text: texts.Text | None = None) -> dict[str, str]:
+    """By what a run's text is known again; `text` where it has been read already."""
+    name = config.text.name if config.text else "Pride and Prejudice"
+    return {"text": f"{name}, {(text or config.load_text()).digest}"}
 
 
 def measure(model: LanguageModel, params: dict[str, Any], text: np.ndarray) -> dict[str, float]:
@@ -180,11 +184,11 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     text = config.load_text()
     devices.join_processes(config)
     mesh = devices.make_mesh(config.mesh, config.batch_size)
-    model = config.make_model(text.characters)
+    model = config.make_task(len(text.characters))
     described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
-    source = {"text": f"{config.text.name if config.text else 'Pride and Prejudice'}, {text.digest}"}
-    with open_workdir(f"charlm-{config.cell}", config, described, source) as workdir:
-        (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
+    with open_workdir(f"charlm-{config.cell}", config, described, source(config, text)) as workdir:
+        if devices.is_first_process():
+            (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
         console.print(
             f"workdir: {workdir.path}\n{model.layers}\n"
             f"{len(text.train):,} characters of {len(text.characters) - 1} kinds",

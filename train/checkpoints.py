@@ -1,5 +1,6 @@
 """Checkpoints, by orbax: written beside the training, whole or not at all, and checked when they are read."""
 
+import json
 import logging
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from train import devices
 from train.errors import UserError
 
 
@@ -19,6 +21,9 @@ class Checkpoints:
     Args:
       folder: where they are; it is made.
       keep: how many of the last ones are kept.
+
+    Raises:
+      UserError: if there are some, and none can be read.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int) -> None:
@@ -36,6 +41,7 @@ class Checkpoints:
         )
         self.folder = folder
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of each checkpoint without a validation
+        self._set_aside(self._unreadable())
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, step: int, state: Any, position: dict[str, Any], metrics: dict[str, float] | None) -> None:
@@ -78,7 +84,7 @@ class Checkpoints:
           like: the arrays' shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`.
 
         Returns:
-          None if there is none. Damaged ones that are newer are warned of, and removed.
+          None if there is none. Damaged ones that are newer are warned of, and set aside.
 
         Raises:
           UserError: if none of them can be read; they are left as they are.
@@ -90,16 +96,48 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file makes its reader do
                 damaged[step] = _short(error)
                 continue
-            for newer, why in damaged.items():
-                print(f"the checkpoint of step {newer} is damaged ({why}): the one before is taken", file=sys.stderr)
-                self._manager.delete(newer)
+            if damaged:
+                self._set_aside(damaged)
+                self._manager.reload()
             return found
         if damaged:
-            step, why = next(iter(damaged.items()))
-            raise UserError(
-                f"no checkpoint in {self.folder} can be read (of step {step}: {why}): remove that folder to begin anew"
-            )
+            raise self._none_readable(damaged)
         return None
+
+    def _unreadable(self) -> dict[int, str]:
+        """The checkpoints whose small files are damaged, and how; orbax reads those of all checkpoints at once."""
+        damaged: dict[int, str] = {}
+        steps = {int(path.name): path for path in self.folder.glob("*") if path.name.isdecimal()}
+        for step, path in steps.items():
+            try:
+                json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+                metrics = path / "metrics" / "metrics"
+                if metrics.exists():
+                    float(_goodness(json.loads(metrics.read_bytes())))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                damaged[step] = _short(error)
+        if damaged and damaged.keys() == steps.keys():
+            raise self._none_readable(damaged)
+        return damaged
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        """Moves damaged checkpoints to the folder `damaged` beside that of the others, and says so."""
+        aside = self.folder.parent / "damaged"
+        for step, why in damaged.items():
+            if devices.is_first_process():
+                aside.mkdir(exist_ok=True)
+                place = aside / str(step)
+                while place.exists():
+                    place = place.with_name(place.name + "-again")
+                (self.folder / str(step)).rename(place)
+                print(f"the checkpoint of step {step} is damaged ({why}): it is now {place}", file=sys.stderr)
+        devices.wait_for_all("damaged")
+
+    def _none_readable(self, damaged: dict[int, str]) -> UserError:
+        step, why = max(damaged.items())
+        return UserError(
+            f"no checkpoint in {self.folder} can be read (of step {step}: {why}): move that folder away to begin anew"
+        )
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), rest=ocp.args.JsonRestore())

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import grain
 import jax
@@ -120,9 +120,9 @@ def train(
         first = done + 1
         reporter.resumed(done)
     start = time.perf_counter()
-    with StopRequest() as stop:
+    with StopRequest() as stop, _Profile(plan.profile) as profile:
         for number in range(first, plan.steps + 1):
-            _profile(plan, number - first, last=number == plan.steps)
+            profile.before_step(number - first)
             state, report = step(state, devices.to_devices(mesh, next(iterator)), key, number)
             window.add(number, report)
             stopping = stop.requested(number)
@@ -236,9 +236,28 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
 
 
-def _profile(plan: Plan, done: int, last: bool) -> None:
-    """Begins a profile when all is compiled, and ends it after so many more steps, or before the last one."""
-    if plan.profile and done == PROFILED:
-        jax.profiler.start_trace(plan.profile)
-    if plan.profile and (done == 2 * PROFILED or (last and PROFILED <= done < 2 * PROFILED)):
-        jax.profiler.stop_trace()
+class _Profile:
+    """A context that profiles ten steps once all is compiled, fewer if it is left before."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def before_step(self, done: int) -> None:
+        """To be called before each step, with how many have been done since the start."""
+        if self._folder and done == PROFILED:
+            jax.profiler.start_trace(self._folder)
+            self._open = True
+        if done == 2 * PROFILED:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            jax.profiler.stop_trace()

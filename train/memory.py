@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 
 import flaxrnn
+from flaxrnn.layers import drop, split_key
 from train import devices, readout
 from train.data import memory
 from train.errors import UserError, told_to_the_user
@@ -58,6 +59,10 @@ class Config(NetworkOptions):
         if self.task == "adding" and self.length < 2:
             raise UserError(f"--length={self.length}: pass two steps or more")
 
+    def make_task(self, answers: int) -> "Memory":
+        """As `make_network`: the task says how many answers there are."""
+        return self.make_network()
+
     def make_network(self) -> "Memory":
         """The network that the options describe."""
         return Memory(self.make_layers(), self.task, self.strategy, self.precision)
@@ -91,10 +96,11 @@ class Memory:
         self, params: dict[str, Any], carry: tuple[()], batch: memory.Batch, key: jax.Array | None
     ) -> tuple[jax.Array, tuple[tuple[()], dict[str, jax.Array]]]:
         """The mean squared error (adding) or the mean cross entropy (copy)."""
+        layers_key, dense_key = split_key(key)
         params, inputs = jax.tree.map(lambda leaf: leaf.astype(self.precision), (params, batch.inputs))
-        _, outputs = self.layers.apply(params["layers"], inputs, key=key, strategy=self.strategy)
+        _, outputs = self.layers.apply(params["layers"], inputs, key=layers_key, strategy=self.strategy)
         features = outputs[:, -1] if self.task == "adding" else outputs
-        answers = readout.read_out(params, features)
+        answers = readout.read_out(params, drop(dense_key, features, self.layers.dropout))
         if self.task == "adding":
             return jnp.mean((answers[:, 0] - batch.targets) ** 2), (carry, {})
         losses = optax.softmax_cross_entropy_with_integer_labels(answers, batch.targets)

@@ -69,6 +69,10 @@ class Config(NetworkOptions):
         """The network that the options describe."""
         return Classifier(self.make_layers(self.bidirectional), CLASSES, self.read, self.strategy, self.precision)
 
+    def make_task(self, answers: int) -> Classifier:
+        """As `make_classifier`: there are ten digits in any case."""
+        return self.make_classifier()
+
     def total_steps(self, images: int) -> int:
         """How many training steps to do with so many training images."""
         if self.batch_size > images:
@@ -143,7 +147,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def score(config: Config, params: Any, split: str) -> dict[str, float]:
     """The loss and the accuracy of a trained network on a split of the data."""
-    return evaluate(config.make_classifier(), params, getattr(mnist.load(config.data_dir), split)).metrics()
+    return evaluate(
+        config.make_classifier(), params, getattr(mnist.load(config.data_dir, prepare=False), split)
+    ).metrics()
 
 
 def draw(

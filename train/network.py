@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -57,6 +57,10 @@ class NetworkOptions(RunOptions):
             raise UserError(f"--forget-bias={self.forget_bias}: pass a finite number")
         if self.residual and self.layers == 1:
             raise UserError("--residual needs a layer to add to: pass --layers=2 or more")
+
+    def make_task(self, answers: int) -> Any:
+        """The `train.loop.Task` that the options describe, for so many answers where its data decide how many."""
+        raise NotImplementedError
 
     def make_layers(self, bidirectional: bool = False) -> flaxrnn.Stack:
         """The layers that the options describe.

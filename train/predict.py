@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import warnings
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ from train.pictures.reading import reading
 
 INK = 20  # the side of the square that MNIST's digits were brought to, in pixels
 SIDE = 28
+PIXELS = 50_000_000
+"""The largest picture that is read; decoding takes 20 bytes and more for each pixel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +47,18 @@ def load_image(path: pathlib.Path) -> np.ndarray:
       UserError: if it is no picture, or there is nothing on it.
     """
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what follows is stricter
+            opened = Image.open(path)
+        with opened as image:
+            if image.width * image.height > PIXELS:
+                raise UserError(
+                    f"{path} has {image.width} x {image.height} pixels: pass a picture of at most {PIXELS:,} pixels"
+                )
             upright = ImageOps.exif_transpose(image).convert("RGBA")
             paper = Image.new("RGBA", upright.size, _paper(upright))
             grey = np.asarray(Image.alpha_composite(paper, upright).convert("L"), np.float32) / 255
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ink = np.abs(grey - np.median(edge))  # the paper is what the edge is made of
@@ -97,7 +107,10 @@ def drawings(options: Options) -> list[pathlib.Path]:
     if not options.images:
         raise UserError("there is no picture to read: pass one or more after the workdir")
     drawn = [(options.out or path.parent) / f"{path.stem}.reading.png" for path in options.images]
+    inputs = {path.resolve() for path in options.images}
     for path, drawing in zip(options.images, drawn, strict=True):
+        if drawing.resolve() in inputs:
+            raise UserError(f"what is drawn of {path} would overwrite the picture {drawing}: pass another --out")
         if drawn.count(drawing) > 1:
             raise UserError(f"{path} and another picture would both be drawn in {drawing}: pass them one by one")
         try:

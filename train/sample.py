@@ -34,9 +34,14 @@ def run(options: Options, console: Console) -> str:
     config.check()
     try:
         characters = (options.workdir / charlm.CHARACTERS).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"the run in {options.workdir} cannot be read: {error}") from error
-    text = config.prompt + charlm.write(config, config.make_model(characters), params, characters)
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"the run in {options.workdir} cannot be read: {charlm.CHARACTERS}: {error}") from error
+    if len(set(characters)) != len(characters) or len(characters) != len(params["dense"]["bias"]):
+        raise UserError(
+            f"{options.workdir / charlm.CHARACTERS} does not have the {len(params['dense']['bias'])} characters of the "
+            "run, each once: bring back what it was"
+        )
+    text = config.prompt + charlm.write(config, config.make_task(len(characters)), params, characters)
     console.print(text, highlight=False, markup=False)
     return text
 

@@ -149,28 +149,43 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
         config = dict(json.loads((path / "config.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path / 'config.json'} cannot be read ({error}): allow it, or pass another folder") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path / 'config.json'} is damaged ({error}): pass another folder") from error
-    if "numbers" not in config:
+    if not isinstance(config.get("numbers"), dict):
         raise UserError(f"{path / 'config.json'} is that of something else than a run: pass another folder")
     return config
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What the lines of `metrics.jsonl` in a folder hold; none if there is no such file."""
+    """What the lines of `metrics.jsonl` in a folder hold; none if there is no such file.
+
+    Lines that are damaged are left out: the last one is half a line where a run was broken off.
+    """
     metrics = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (path / "metrics.jsonl").read_text().splitlines():
-            try:
-                metrics.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # half a line, where the run was broken off
+        for line in (path / "metrics.jsonl").read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int) and "split" in entry:
+                    metrics.append(entry)
     return metrics
 
 
 def read_results(path: pathlib.Path) -> dict[str, Any]:
-    """What `results.json` in the folder of a finished run holds."""
-    return dict(json.loads((path / "results.json").read_text()))
+    """What `results.json` in the folder of a finished run holds.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        return dict(json.loads((path / "results.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path / 'results.json'} is damaged ({error}): remove it, and start the run again with "
+            f"--workdir={path}, which makes it anew from the last checkpoint"
+        ) from error
 
 
 def is_finished(path: pathlib.Path) -> bool:

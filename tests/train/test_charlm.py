@@ -180,3 +180,9 @@ def test_wrong_options(name, tmp_path, sentences):
     with pytest.raises(UserError, match=message):
         run(tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_character_for_validation_is_too_few(tmp_path):
+    (tmp_path / "text.txt").write_text("x" * 32, encoding="utf-8")
+    with pytest.raises(UserError, match="the text has 32 characters, too few"):
+        data.load(tmp_path / "text.txt", 1)

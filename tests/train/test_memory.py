@@ -1,5 +1,6 @@
 """`python -m train.memory`: the tasks are what the papers say, and networks learn them."""
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -95,3 +96,11 @@ def test_a_length_that_is_too_short(tmp_path):
     with pytest.raises(UserError, match="--length=1: pass two steps or more"):
         run(tmp_path / "run", length=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_dropout_before_the_read_out():
+    network = memory.Config(cell="elman", hidden_size=8, dropout=0.5, length=4, batch_size=3).make_network()
+    params = network.init(jax.random.key(0))
+    batch = next(iter(data.batches("adding", 3, 4, 0)))
+    losses = [float(network.loss(params, (), batch, jax.random.key(seed))[0]) for seed in range(2)]
+    assert losses[0] != losses[1]

@@ -184,3 +184,19 @@ def test_shifts_move_images_by_at_most_so_many_pixels():
     assert places == {(10 + down, 20 + right) for down in range(-2, 3) for right in range(-2, 3)}
     assert 0 < np.sum(moved == 7) < 400  # at the edge it may leave the image
     np.testing.assert_array_equal(mnist.shifted(images, 0, np.zeros((2, 400), int)), images)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "1.0.0/notes.txt", "photos/dataset_info.json"])
+def test_files_of_the_user_are_never_removed(name, tmp_path):
+    path = tmp_path / "flaxrnn_mnist" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(UserError, match="so nothing there is removed: move it away"):
+        mnist.load(tmp_path)
+    assert path.read_text() == "precious"
+
+
+def test_reading_only_writes_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"pass the --data-dir of a run of train\.mnist, which prepares it"):
+        mnist.load(tmp_path, prepare=False)
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from rich.console import Console
 
 from tests.train.test_mnist import run
@@ -142,3 +142,20 @@ def test_what_the_run_left(finished):
     config = json.loads((finished[0] / "config.json").read_text())
     assert config["read"] in ("rows", "pixels")
     assert len(np.unique(imread(finished[0] / "gates.png"))) > 50
+
+
+def test_a_picture_is_not_drawn_over(tmp_path):
+    paths = tmp_path / "x.png", tmp_path / "x.reading.png"
+    with pytest.raises(UserError, match=r"would overwrite the picture .*x\.reading\.png: pass another --out"):
+        predict.drawings(predict.Options(tmp_path, paths))
+
+
+def test_pictures_that_are_too_large(tmp_path):
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "huge.png")
+    with pytest.raises(UserError, match=r"huge\.png has 13000 x 13000 pixels: pass a picture of at most"):
+        predict.load_image(tmp_path / "huge.png")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("note", "x" * 3_000_000, zip=True)
+    Image.new("L", (30, 30)).save(tmp_path / "text.png", pnginfo=text)
+    with pytest.raises(UserError, match=r"text\.png cannot be read as a picture"):
+        predict.load_image(tmp_path / "text.png")

@@ -110,8 +110,28 @@ def test_a_damaged_checkpoint(whole, data_dir, tmp_path, capsys):
         run(data_dir, tmp_path)
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
     damage(tmp_path / "checkpoints" / str(steps[-1]) / "state")
+    (tmp_path / "damaged" / str(steps[-1])).mkdir(parents=True)  # one was damaged there before
     run(data_dir, tmp_path)
+    assert (tmp_path / "damaged" / f"{steps[-1]}-again" / "state").exists()
     assert f"the checkpoint of step {steps[-1]} is damaged" in capsys.readouterr().err
+    check_against(whole, tmp_path)
+
+
+DAMAGES = {"metrics/metrics": b'{"loss": 0.', "_CHECKPOINT_METADATA": b'{"item_h'}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_checkpoint_whose_small_files_are_damaged(name, whole, data_dir, tmp_path, capsys):
+    with broken_off(after=30):
+        run(data_dir, tmp_path, checkpoint_every=6)
+    checkpoints = tmp_path / "checkpoints"
+    newest = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
+    (checkpoints / str(newest) / name).write_bytes(DAMAGES[name])
+    run(data_dir, tmp_path, checkpoint_every=6)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"the checkpoint of step {newest} is damaged (JSONDecodeError: ")
+    assert line.endswith(f": it is now {tmp_path / 'damaged' / str(newest)}")
+    assert (tmp_path / "damaged" / str(newest) / name).read_bytes() == DAMAGES[name]
     check_against(whole, tmp_path)
 
 
@@ -121,7 +141,11 @@ def test_no_checkpoint_that_can_be_read(data_dir, tmp_path):
     folders = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
     for folder in folders:
         damage(folder / "state")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*remove that folder to begin anew"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*move that folder away to begin anew"):
+        run(data_dir, tmp_path)
+    for folder in folders:
+        (folder / "_CHECKPOINT_METADATA").write_text("{")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*move that folder away to begin anew"):
         run(data_dir, tmp_path)
     assert all(folder.exists() for folder in folders)
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import pathlib
+import re
 import shutil
 import sys
 from typing import NamedTuple
@@ -19,6 +20,11 @@ from train.data.flaxrnn_mnist import flaxrnn_mnist_dataset_builder as builder_li
 from train.errors import UserError
 
 VALIDATION_SIZE = 5_000
+OWN_FILES = re.compile(
+    r"dataset_info\.json|features\.json|label\.labels\.txt|flaxrnn_mnist-(train|test)\.array_record.*"
+)
+"""The names of the files that tensorflow-datasets writes for this dataset."""
+OWN_FOLDERS = re.compile(r"(incomplete\.\w+_)?\d+\.\d+\.\d+")
 
 
 class Split(NamedTuple):
@@ -53,21 +59,27 @@ class MNIST(NamedTuple):
     test: Split
 
 
-def load(data_dir: pathlib.Path | None = None) -> MNIST:
+def load(data_dir: pathlib.Path | None = None, prepare: bool = True) -> MNIST:
     """Reads MNIST from `data_dir`, where it is prepared first if it is not there or damaged.
 
     Programs that run at the same time may share a `data_dir`: one prepares, the others wait.
 
     Args:
       data_dir: where tensorflow-datasets keeps its datasets; by default its own, `~/tensorflow_datasets`.
+      prepare: whether it may be written; with False nothing in `data_dir` is touched.
 
     Raises:
-      UserError: if the dataset must be prepared and cannot be written there.
+      UserError: if the dataset must be prepared, and may not or cannot be written there, or a folder of its name holds
+        files that are not the dataset's.
     """
     data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser().absolute()
     try:
         return _read(data_dir)
     except _NotPreparedError as first:
+        if not prepare:
+            raise UserError(
+                f"the MNIST in {data_dir} {first}: pass the --data-dir of a run of train.mnist, which prepares it"
+            ) from first
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(data_dir / "flaxrnn_mnist.lock"):
@@ -169,6 +181,19 @@ def _read(data_dir: pathlib.Path) -> MNIST:
     return MNIST(beginning, end, test)
 
 
+def _strange(folder: pathlib.Path) -> pathlib.Path | None:
+    """Something at or below `folder` that tensorflow-datasets has not written there; None if there is nothing."""
+    if folder.is_symlink() or not folder.is_dir():
+        return folder
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        folders, files = (parts, ()) if path.is_dir() and not path.is_symlink() else (parts[:-1], parts[-1:])
+        own = len(folders) == 1 and OWN_FOLDERS.fullmatch(folders[0])
+        if path.is_symlink() or not own or not all(OWN_FILES.fullmatch(name) for name in files):
+            return path
+    return None
+
+
 def _read_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
     source = builder.as_data_source(name)
     records = source.__getitems__(range(len(source)))
@@ -182,6 +207,11 @@ def _prepare_and_read(data_dir: pathlib.Path, reason: _NotPreparedError) -> MNIS
         return _read(data_dir)
     dataset_dir = data_dir / "flaxrnn_mnist"
     if dataset_dir.exists():
+        if strange := _strange(dataset_dir):
+            raise UserError(
+                f"{strange} is not of the MNIST that this program prepares, so nothing there is removed: move it away, "
+                "or pass another --data-dir"
+            )
         print(f"The MNIST in {dataset_dir} {reason}; it is made again.", file=sys.stderr)
         shutil.rmtree(dataset_dir)
     print(f"Preparing MNIST in {dataset_dir}", file=sys.stderr)

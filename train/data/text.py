@@ -64,7 +64,7 @@ def load(path: pathlib.Path | None, shortest: int) -> Text:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--text={path} cannot be read ({error}): pass a text file in UTF-8") from error
     first, second = round(SHARES[0] * len(text)), round(sum(SHARES) * len(text))
-    if first < shortest or len(text) - second < 2:
+    if first < shortest or min(second - first, len(text) - second) < 2:  # one character predicts nothing
         raise UserError(
             f"the text has {len(text):,} characters, too few for --batch-size and --unroll, which take {shortest:,} "
             "for training: pass a longer one, or smaller numbers"
