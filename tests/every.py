@@ -28,3 +28,7 @@ ALL = CELLS | {
     "zoneout": Zoneout(LSTM(5, projection_size=3), hidden_rate=0.1, cell_rate=0.2),
     "own": Leaky(5),
 }
+
+# for the default tier: between them they take every path of the library
+SOME = {"elman", "lstm_everything", "gru_layer_norm", "gru_reset_before_layer_norm", "zoneout", "own"}
+FEW = {"lstm_everything", "gru_layer_norm", "own"}

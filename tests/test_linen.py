@@ -13,6 +13,7 @@ from flaxrnn.cells import GRU, LSTM, HiddenState
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
 from tests.every import CELLS
 from tests.own_cell import Leaky
+from tests.tiers import tiers
 
 B, T, I = 3, 6, 4
 KEY = jax.random.key(0)
@@ -20,7 +21,7 @@ INPUTS = jnp.asarray(normal(0, B, T, I))
 LENGTHS = np.array([6, 2, 4])
 
 
-@pytest.mark.parametrize("name", [*CELLS, "own"])
+@pytest.mark.parametrize("name", tiers([*CELLS, "own"], {"lstm_everything", "gru", "own"}))
 def test_a_module_is_its_layer(name):
     """Its parameters are the layer's, and so are its results."""
     cell = CELLS.get(name, Leaky(5))
@@ -68,6 +69,7 @@ def test_in_place_of_flax_s_own():
     assert_close(Model(True).apply(ours, INPUTS), Model(False).apply(theirs, INPUTS))
 
 
+@pytest.mark.slow
 def test_a_model_learns():
     class Model(nn.Module):
         @nn.compact

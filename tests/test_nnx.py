@@ -13,6 +13,7 @@ from flaxrnn.cells import GRU, LSTM, Zoneout
 from tests.compare import assert_close, assert_equal, normal, random_state
 from tests.every import CELLS
 from tests.own_cell import Leaky
+from tests.tiers import tiers
 
 B, T, I = 3, 6, 4
 INPUTS = jnp.asarray(normal(0, B, T, I))
@@ -24,7 +25,7 @@ def arrays(module):
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 
-@pytest.mark.parametrize("name", [*CELLS, "own"])
+@pytest.mark.parametrize("name", tiers([*CELLS, "own"], {"lstm_everything", "gru", "own"}))
 def test_a_module_is_its_layer(name):
     cell = CELLS.get(name, Leaky(5))
     module = flaxrnn.nnx.RNN(cell, I, rngs=nnx.Rngs(0))
@@ -109,6 +110,7 @@ def test_nothing_draws_random_numbers_where_none_are_needed():
     assert rngs.params.count[...] == count == 1
 
 
+@pytest.mark.slow
 def test_a_model_learns():
     class Model(nnx.Module):
         def __init__(self, rngs):

@@ -14,12 +14,13 @@ from jax.test_util import check_grads
 import flaxrnn
 from flaxrnn.cells import GRU, LSTM, Cell, LSTMState
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
-from tests.every import ALL
+from tests.every import ALL, FEW, SOME
+from tests.tiers import tiers
 
 I = 3
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, SOME))
 def test_a_loop_of_steps_equals_scan(name):
     cell = ALL[name]
     params, state, inputs = random_params(cell, I), random_state(cell, (2,)), normal(3, 2, 6, I)
@@ -31,7 +32,7 @@ def test_a_loop_of_steps_equals_scan(name):
     assert_close((state, jnp.stack(outputs, axis=1)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, SOME))
 def test_step_fits_lax_scan(name):
     cell = ALL[name]
     params, state, inputs = random_params(cell, I), random_state(cell, (2,)), normal(3, 6, 2, I)
@@ -40,7 +41,7 @@ def test_step_fits_lax_scan(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", sorted(ALL.keys() - {"lstm_clip", "elman_relu"}))
+@pytest.mark.parametrize("name", tiers(sorted(ALL.keys() - {"lstm_clip", "elman_relu"}), {"gru_layer_norm"}))
 @pytest.mark.parametrize("variant", ["full", "masked", "reverse"])
 def test_gradients_are_those_of_finite_differences(name, variant):
     cell = ALL[name]
@@ -76,7 +77,7 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, FEW))
 def test_a_second_call_compiles_nothing(name, compilations):
     cell = ALL[name]
     params, inputs = random_params(cell, I), normal(3, 2, 13, I)
@@ -105,7 +106,7 @@ def test_cell_and_layer_are_static_arguments_of_jit(compilations):
     assert not compilations
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, FEW))
 def test_vmap_over_parameters_and_grad_of_vmap(name):
     """Several networks at once, as an ensemble is."""
     cell = ALL[name]
@@ -147,7 +148,7 @@ def test_lengths_known_only_under_jit_are_clamped():
     assert_equal(run(np.array([9, -2])), run(np.array([6, 0])))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, FEW))
 def test_bfloat16_keeps_its_dtypes_and_is_near_float32(name):
     """The LSTM's memory stays in float32. bfloat16 has 8 bits: an entry is off by 1/256, and that adds up."""
     cell = ALL[name]
@@ -169,7 +170,7 @@ def test_bfloat16_keeps_its_dtypes_and_is_near_float32(name):
     assert_close(jax.tree.map(lambda x: x.astype(jnp.float32), gradient), jax.grad(loss)(params, inputs), rtol=0.25)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, FEW))
 def test_shard_map(name):
     """The loop's carry varies along the mesh from the start, as `shard_map` wants it."""
     cell = ALL[name]

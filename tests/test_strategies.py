@@ -19,6 +19,7 @@ from flaxrnn.strategies.segments import segment_length
 from tests.compare import assert_close, normal, random_params, random_state
 from tests.every import ALL
 from tests.own_cell import Leaky
+from tests.tiers import tiers
 
 B, T, I = 2, 11, 3  # a prime number of steps: no segments come out even
 OTHERS = sorted(flaxrnn.STRATEGIES.keys() - {"plain"})
@@ -70,7 +71,7 @@ def dtypes(tree):
     return jax.tree.map(lambda leaf: leaf.dtype, tree)
 
 
-@pytest.mark.parametrize("name", ALL)  # with every option at once they are in float64 below
+@pytest.mark.parametrize("name", tiers(ALL, {"elman", "gru", "own"}))  # all options at once: in float64, below
 def test_agrees_with_plain(name):
     expected = results(ALL[name], "plain")
     for strategy in OTHERS:
@@ -78,14 +79,16 @@ def test_agrees_with_plain(name):
 
 
 @pytest.mark.parametrize("options", ["lengths", "resets"])
-@pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru_reset_before", "gru_layer_norm"])
+@pytest.mark.parametrize("name", tiers(["elman", "lstm_everything", "gru_reset_before", "gru_layer_norm"], {"elman"}))
 def test_agrees_with_options(name, options):
     expected = results(ALL[name], "plain", **OPTIONS[options])
     for strategy in OTHERS:
         assert_close(results(ALL[name], strategy, **OPTIONS[options]), expected)
 
 
-@pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru", "gru_reset_before_layer_norm", "zoneout", "own"])
+@pytest.mark.parametrize(
+    "name", tiers(["elman", "lstm_everything", "gru", "gru_reset_before_layer_norm", "zoneout", "own"], {"gru"})
+)
 def test_agrees_however_it_is_cut(name):
     for options in ({}, OPTIONS["everything"]):
         expected = results(ALL[name], "plain", **options)
@@ -94,14 +97,16 @@ def test_agrees_however_it_is_cut(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers(ALL, {"lstm_everything", "gru_reset_before_layer_norm", "zoneout"}))
 def test_agrees_in_float64(name):
     expected = results(ALL[name], "plain", jnp.float64, **OPTIONS["everything"])
     for strategy in OTHERS:
         assert_close(results(ALL[name], strategy, jnp.float64, **OPTIONS["everything"]), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru", "gru_reset_before", "lstm_layer_norm", "zoneout"])
+@pytest.mark.parametrize(
+    "name", tiers(["elman", "lstm_everything", "gru", "gru_reset_before", "lstm_layer_norm", "zoneout"], {"gru"})
+)
 def test_agrees_in_bfloat16(name):
     exact_gradients, exact = results(ALL[name], "plain", jnp.float32, **OPTIONS["lengths"])
     like = results(ALL[name], "plain", jnp.bfloat16, **OPTIONS["lengths"])
@@ -113,7 +118,7 @@ def test_agrees_in_bfloat16(name):
             assert_close(to_float(gradients), exact_gradients, rtol=0.25)
 
 
-@pytest.mark.parametrize("name", REGULARIZED)
+@pytest.mark.parametrize("name", tiers(REGULARIZED, {"dropout"}))
 def test_agrees_with_dropout(name):
     options = {"key": jax.random.key(3), "resets": RESETS}
     expected = results(REGULARIZED[name], "plain", **options)
@@ -135,7 +140,7 @@ def test_a_cell_without_gates(strategy):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("strategy", OTHERS)
-@pytest.mark.parametrize("name", ["elman", "lstm_everything", "gru", "gru_reset_before", "own"])
+@pytest.mark.parametrize("name", tiers(["elman", "lstm_everything", "gru", "gru_reset_before", "own"], {"gru"}))
 def test_gradients_are_those_of_finite_differences(name, strategy):
     cell = ALL[name]
     params = jax.tree.map(lambda p: 0.3 * p, random_params(cell, I, dtype=jnp.float64))
@@ -147,8 +152,8 @@ def test_gradients_are_those_of_finite_differences(name, strategy):
     check_grads(run, (params, inputs, state), order=1, modes=["rev"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", OTHERS)
-@pytest.mark.parametrize("cell", [LSTM(3), GRU(3, reset_after=False)], ids=repr)
+@pytest.mark.parametrize("strategy", tiers(OTHERS, {"fused"}))
+@pytest.mark.parametrize("cell", tiers([LSTM(3), GRU(3, reset_after=False)], {LSTM(3)}), ids=repr)
 def test_second_derivatives(cell, strategy):
     params, inputs = random_params(cell, I), jnp.asarray(normal(0, B, T, I))
 
@@ -215,7 +220,7 @@ def test_compiled_once_for_a_shape(strategy):
 
 
 @pytest.mark.parametrize("strategy", OTHERS)
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", tiers(["lstm", "gru"], {"gru"}))
 def test_no_more_than_it_needs_is_kept(name, strategy):
     """Of the gradient's memory: less than plain's, and for `checkpointed` far less, in a sequence of 1,024 steps."""
     cell = {"lstm": LSTM(32), "gru": GRU(32)}[name]

@@ -11,6 +11,7 @@ import pytest
 import flaxrnn
 from flaxrnn.cells import Cell, Elman, GatedCell, HiddenState
 from tests.compare import assert_close, normal
+from tests.tiers import tiers
 
 B, T, I, H = 2, 11, 3, 4
 OTHERS = sorted(flaxrnn.STRATEGIES.keys() - {"plain"})
@@ -114,7 +115,7 @@ def value_and_gradients(cell, strategy, batch_shape=(B,), inputs_dtype=jnp.float
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs)
 
 
-@pytest.mark.parametrize("strategy", OTHERS)
+@pytest.mark.parametrize("strategy", tiers(OTHERS, {"fused"}))
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: type(cell).__name__)
 def test_agrees_with_plain(cell, strategy):
     for options in ({}, {"batch_shape": ()}, {"batch_shape": (2, 3), "reverse": True}):

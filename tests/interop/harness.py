@@ -11,9 +11,7 @@ import numpy as np
 from flaxrnn import RNN, Bidirectional, Stack
 from tests.compare import assert_equal, random_params
 
-SETTINGS = hypothesis.settings(
-    max_examples=3, deadline=None, derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
-)
+SETTINGS = hypothesis.settings(phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
 from tests.peers.peer import peer
+from tests.tiers import tiers
 
 keras = peer("keras")
 
@@ -53,7 +54,7 @@ def run(layer, weights, inputs, lengths):
     return values, states
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"gru_reset_before", "lstm"}))
 @harness.SETTINGS
 @hypothesis.given(harness.sizes(dtypes=("float32",)))  # its tanh on JAX gives float32 for float64
 def test_agrees(name, example):
@@ -72,6 +73,7 @@ def model():
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_many_kinds():
     keras.utils.set_random_seed(0)
     network, inputs = model(), normal(0, 2, 5, 3)

@@ -10,6 +10,7 @@ from flaxrnn.cells import GRU, LSTM, MGU, Elman
 from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
+from tests.tiers import tiers
 
 CELLS = {
     "LSTMCell": (LSTM, nn.LSTMCell),
@@ -44,7 +45,7 @@ def runner(kind):
     return run
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"GRUCell", "OptimizedLSTMCell"}))
 @harness.SETTINGS
 @hypothesis.given(harness.sizes())
 def test_agrees(name, example):
@@ -52,6 +53,7 @@ def test_agrees(name, example):
     harness.check(interop.linen, cell(example.hidden), example, runner(kind))
 
 
+@pytest.mark.slow
 def test_cells_are_found_wherever_they_are():
     class Network(nn.Module):
         @nn.compact

@@ -14,6 +14,7 @@ from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
+from tests.tiers import tiers
 
 CELLS = {
     "LSTMCell": (LSTM, nnx.LSTMCell),
@@ -57,7 +58,7 @@ def without_recurrent_bias(params):
     )
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"GRUCell", "OptimizedLSTMCell"}))
 @harness.SETTINGS
 @hypothesis.given(harness.sizes())
 def test_agrees(name, example):

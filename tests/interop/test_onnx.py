@@ -16,6 +16,7 @@ from flaxrnn.interop.places import places
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
 from tests.interop import harness
 from tests.peers.peer import peer
+from tests.tiers import tiers
 
 onnxruntime = peer("onnxruntime")
 
@@ -60,7 +61,7 @@ def run_model(layer, model, inputs, lengths, initial=None):
     return made["outputs"], states
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"lstm_coupled_peephole", "gru", "gru_reset_before", "rnn_relu"}))
 @harness.SETTINGS
 @hypothesis.given(harness.sizes(dtypes=("float32",)))
 def test_agrees(name, example):

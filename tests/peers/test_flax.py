@@ -10,6 +10,7 @@ from flax import nnx
 import flaxrnn
 from flaxrnn.cells import GRU, LSTM, Elman
 from tests.compare import assert_close, normal
+from tests.tiers import tiers
 
 B, T, I, H = 4, 7, 5, 6
 
@@ -46,8 +47,8 @@ LINEN = {
 }
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("with_lengths", [False, True])
+@pytest.mark.parametrize("reverse", tiers([False, True], {True}))
+@pytest.mark.parametrize("with_lengths", tiers([False, True], {True}))
 @pytest.mark.parametrize("name", LINEN)
 def test_linen(name, with_lengths, reverse):
     cell, linen_cell, convert = LINEN[name]

@@ -8,6 +8,7 @@ import flaxrnn
 from flaxrnn.cells import GRU, LSTM, MGU, Elman
 from tests.compare import assert_close, normal
 from tests.peers.peer import peer
+from tests.tiers import tiers
 
 hk = peer("haiku")
 
@@ -61,7 +62,7 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"lstm", "gru"}))
 def test_agrees(name):
     cell, haiku_name, convert = CELLS[name]
 

@@ -10,6 +10,7 @@ import pytest
 import flaxrnn
 from flaxrnn.cells import GRU, LSTM, Elman, HiddenState, LSTMState
 from tests.compare import assert_close
+from tests.tiers import tiers
 
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "data" / "tf1_golden.npz")
 
@@ -79,7 +80,7 @@ def cell_scope(values, prefix):
     return f"{prefix}{name}/"
 
 
-@pytest.mark.parametrize("case", ["full", "lengths"])
+@pytest.mark.parametrize("case", tiers(["full", "lengths"], {"lengths"}))
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_dynamic_rnn(name, case):
     cell, forget_bias = DYNAMIC[name]
@@ -100,7 +101,7 @@ def test_dynamic_rnn(name, case):
     assert_close(weights_gradient, weights_below(values, f"grad/{scope}"))
 
 
-@pytest.mark.parametrize("case", ["full", "lengths"])
+@pytest.mark.parametrize("case", tiers(["full", "lengths"], {"lengths"}))
 @pytest.mark.parametrize("name", BIDIRECTIONAL)
 def test_bidirectional_dynamic_rnn(name, case):
     cells = BIDIRECTIONAL[name]

@@ -148,6 +148,7 @@ def test_temperature():
     np.testing.assert_array_equal(drawn[0.0], again)
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_that_goes_on(tmp_path, sentences):
     options = {
         "text": sentences,

@@ -20,6 +20,7 @@ def run(workdir, arguments, **options):
         return compare.run(compare.Options(workdir=workdir, **options), arguments, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_the_table_and_the_picture_are_those_of_the_runs(data_dir, tmp_path):
     arguments = [*SMALL, f"--data-dir={data_dir}"]
     options = {"cells": "lstm+peephole,gru+no-reset-after+hidden-size=4", "seeds": 3}

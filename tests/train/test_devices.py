@@ -53,6 +53,7 @@ def one_device(data_dir, tmp_path_factory):
     return losses(workdir)
 
 
+@pytest.mark.slow
 def test_eight_devices(one_device, data_dir, tmp_path):
     finish(start(tmp_path, data_dir, 8, "--mesh=data:4,model:2"))
     np.testing.assert_allclose(losses(tmp_path), one_device, rtol=0, atol=1e-5)
@@ -66,6 +67,7 @@ def processes_of(workdir, data_dir, count, cpus, *options):
     return [start(workdir, data_dir, cpus, *shared, f"--process-id={k}") for k in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "cpus", "mesh"), [(2, 2, "data:2,model:2"), (4, 1, "data:4")])
 def test_several_processes(count, cpus, mesh, one_device, data_dir, tmp_path):
     """Four devices in all; `gloo` carries what they tell each other."""
@@ -74,6 +76,7 @@ def test_several_processes(count, cpus, mesh, one_device, data_dir, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), one_device, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_one_device_goes_on(one_device, data_dir, tmp_path):
     first, second = processes_of(tmp_path, data_dir, 2, 2, "--checkpoint-every=5")
     deadline = time.monotonic() + 120

@@ -78,12 +78,14 @@ def test_an_lstm_learns_to_add(tmp_path):
     assert len(np.unique(imread(tmp_path / "curve.png"))) > 50
 
 
+@pytest.mark.slow
 def test_a_gru_learns_to_copy(tmp_path):
     results = run(tmp_path, task="copy", cell="gru", length=1, steps=250, hidden_size=48, learning_rate=0.01)
     assert results["test_loss"] < results["baseline"]
     assert results["test_accuracy"] > 0.2  # one in eight is chance
 
 
+@pytest.mark.slow
 def test_a_run_that_is_broken_off_goes_on(tmp_path):
     options = {"cell": "elman", "length": 6, "steps": 40, "hidden_size": 8, "strategy": "plain"}
     whole = run(tmp_path / "whole", **options)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import flaxrnn
 from tests.own_cell import Leaky
+from tests.tiers import tiers
 from tests.train.conftest import quickly
 from train import classifier, mnist
 from train.errors import UserError
@@ -88,12 +89,13 @@ def leaky(monkeypatch):
     monkeypatch.setitem(flaxrnn.cells.CELLS, "leaky", Leaky)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"bidirectional", "own"}))
 def test_every_network_learns(name, data_dir, tmp_path):
     results = run(data_dir, tmp_path, **CELLS[name])
     assert results["test_loss"] < 2.2  # log(10) = 2.303 is knowing nothing
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(data_dir, tmp_path):
     first, second, other = (
         run(data_dir, tmp_path / str(number), cell="lstm", seed=seed) for number, seed in enumerate([3, 3, 4])
@@ -171,6 +173,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, data_dir, tmp_path)
         run(data_dir, tmp_path, cell="root")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_later_keeps_its_last_good_checkpoint(monkeypatch, data_dir, tmp_path):
     real = mnist.mnist.batches
 
@@ -269,7 +272,7 @@ def test_any_cell_can_be_trained(monkeypatch, data_dir, tmp_path):
 READINGS = {"columns": {}, "pixels": {"steps": 3}, "permuted-pixels": {"steps": 3}}
 
 
-@pytest.mark.parametrize("read", READINGS)
+@pytest.mark.parametrize("read", tiers(READINGS, {"columns"}))
 def test_every_way_to_read(read, data_dir, tmp_path):
     assert np.isfinite(run(data_dir, tmp_path, draw=True, read=read, **READINGS[read])["test_loss"])
 
@@ -290,7 +293,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", tiers(OPTIONS, {"strategy", "tensorboard", "profile"}))
 def test_options_of_a_run(name, data_dir, tmp_path):
     assert run(data_dir, tmp_path, **OPTIONS[name])["test_loss"] < 2.2
     written = {path.name.split(".")[0] for path in tmp_path.iterdir()}

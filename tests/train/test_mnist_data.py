@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from train.data import mnist
 from train.data.flaxrnn_mnist import flaxrnn_mnist_dataset_builder as builder_lib
 from train.errors import UserError
@@ -80,7 +81,7 @@ def swap_train_and_test(data_dir):
 DAMAGES = [flip_a_byte, garble_the_description, leave_half_written, swap_train_and_test]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", tiers(DAMAGES, {flip_a_byte}))
 def test_a_damaged_dataset_is_noticed_and_made_again(prepared, data, damage, tmp_path, capsys):
     data_dir = tmp_path / "data"
     shutil.copytree(prepared, data_dir)
@@ -97,6 +98,7 @@ def test_a_damaged_dataset_is_noticed_and_made_again(prepared, data, damage, tmp
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_two_programs_prepare_at_once(tmp_path):
     program = "import pathlib, sys; from train.data import mnist; "
     program += "print(len(mnist.load(pathlib.Path(sys.argv[1])).test.labels))"

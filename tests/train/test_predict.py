@@ -8,6 +8,7 @@ from matplotlib.image import imread
 from PIL import Image, PngImagePlugin
 from rich.console import Console
 
+from tests.tiers import tiers
 from tests.train.test_mnist import run
 from train import evaluate, predict
 from train.data import mnist as data
@@ -16,7 +17,7 @@ from train.errors import UserError
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture(scope="module", params=["rows", "pixels"])
+@pytest.fixture(scope="module", params=tiers(["rows", "pixels"], {"rows"}))
 def finished(request, data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param)
     options = {"rows": {"steps": 150}, "pixels": {"steps": 3, "bidirectional": True, "cell": "lstm"}}[request.param]

@@ -74,6 +74,7 @@ def kill_and_go_on(data_dir, workdir, seconds):
     raise AssertionError("the last start has no limit")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(whole, data_dir, tmp_path):
     """`python -m tests.train.kill` does it twenty times."""
     moments = random.Random(0)
@@ -81,6 +82,7 @@ def test_killed_at_random_moments(whole, data_dir, tmp_path):
     check_against(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_so(whole, data_dir, tmp_path):
     process = start(data_dir, tmp_path)
     deadline = time.monotonic() + 60
@@ -135,6 +137,7 @@ def test_a_checkpoint_whose_small_files_are_damaged(name, whole, data_dir, tmp_p
     check_against(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_no_checkpoint_that_can_be_read(data_dir, tmp_path):
     with broken_off(after=30):
         run(data_dir, tmp_path)
@@ -150,6 +153,7 @@ def test_no_checkpoint_that_can_be_read(data_dir, tmp_path):
     assert all(folder.exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_killed_while_the_configuration_was_written(whole, data_dir, tmp_path):
     (tmp_path / ".config.json.x1y2").write_text('{"numb')
     run(data_dir, tmp_path)
@@ -183,6 +187,7 @@ def test_a_finished_run_is_left_alone(whole, data_dir):
     assert {path: path.stat().st_mtime_ns for path in whole[0].iterdir() if path.name != "lock"} == before
 
 
+@pytest.mark.slow
 def test_two_programs_do_not_share_a_workdir(data_dir, tmp_path):
     process = start(data_dir, tmp_path)
     deadline = time.monotonic() + 60
@@ -194,6 +199,7 @@ def test_two_programs_do_not_share_a_workdir(data_dir, tmp_path):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_full_disk(monkeypatch, data_dir, tmp_path):
     with broken_off(after=30):
         run(data_dir, tmp_path)

@@ -1,0 +1,11 @@
+"""Which parameters of a test run by default."""
+
+import pytest
+
+
+def tiers(values, default):
+    """All `values` as parameters, of which only those in `default` run without `--full`."""
+    values = list(values)
+    unknown = set(default) - set(values)
+    assert not unknown, f"{unknown} are none of {values}"
+    return [value if value in default else pytest.param(value, marks=pytest.mark.slow) for value in values]
