@@ -28,7 +28,7 @@ from train.launch import launch
 from train.network import CellName, NetworkOptions
 from train.options import check_positive, default
 from train.report import show
-from train.workdir import open_workdir
+from train.workdir import digest, open_workdir
 
 CHARACTERS = "characters.txt"
 SAMPLING = ("sample", "temperature", "prompt")
@@ -63,8 +63,8 @@ class Config(NetworkOptions):
     """How the sample begins."""
 
     def numbers(self) -> dict[str, Any]:
-        """The options that say what is learned: not those of the sample."""
-        return {name: value for name, value in super().numbers().items() if name not in SAMPLING}
+        """The options that say what is learned: not those of the sample, and not the text, of which `source` tells."""
+        return {name: value for name, value in super().numbers().items() if name not in (*SAMPLING, "text")}
 
     def check(self) -> None:
         """Raises a `UserError` unless the numbers can be trained with."""
@@ -188,7 +188,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     described = dataclasses.asdict(config) | {"text": config.text and config.text.absolute()}
     with open_workdir(f"charlm-{config.cell}", config, described, source(config, text)) as workdir:
         if devices.is_first_process():
-            (workdir.path / CHARACTERS).write_text(text.characters, encoding="utf-8")
+            (workdir.path / CHARACTERS).write_bytes(text.characters.encode())
         console.print(
             f"workdir: {workdir.path}\n{model.layers}\n"
             f"{len(text.train):,} characters of {len(text.characters) - 1} kinds",
@@ -217,7 +217,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 written = config.prompt + write(config, model, params, text.characters)
                 (workdir.path / "sample.txt").write_text(written + "\n", encoding="utf-8")
                 console.print(written, highlight=False, markup=False)
-        workdir.write_results(results)
+        workdir.write_results(results | {CHARACTERS: digest(text.characters.encode())})
     return results
 
 

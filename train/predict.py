@@ -47,10 +47,7 @@ def load_image(path: pathlib.Path) -> np.ndarray:
       UserError: if it is no picture, or there is nothing on it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what follows is stricter
-            opened = Image.open(path)
-        with opened as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # damage beside the pixels, and size
             if image.width * image.height > PIXELS:
                 raise UserError(
                     f"{path} has {image.width} x {image.height} pixels: pass a picture of at most {PIXELS:,} pixels"

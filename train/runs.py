@@ -13,7 +13,7 @@ from flaxrnn.interop.arrays import Arrays, flatten, unflatten
 from train.errors import UserError
 from train.network import NetworkOptions
 from train.options import flag
-from train.workdir import PARAMS, is_finished, read_config
+from train.workdir import PARAMS, digest, is_finished, read_config, read_results
 
 Options = TypeVar("Options", bound=NetworkOptions)
 
@@ -55,7 +55,18 @@ def load(kind: type[Options], workdir: pathlib.Path) -> tuple[Options, dict[str,
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"the run in {workdir} cannot be read: {error}") from error
     _check_shapes(workdir, options, arrays)
+    check_unchanged(workdir, PARAMS)
+    _check_numbers(path, options, config["numbers"])
     return options, unflatten(arrays)
+
+
+def check_unchanged(workdir: pathlib.Path, name: str) -> None:
+    """Raises a `UserError` unless a file of a finished run is the one that `results.json` tells of."""
+    if read_results(workdir).get(name) != digest((workdir / name).read_bytes()):
+        raise UserError(
+            f"{workdir / name} is not the one that the run has left: bring that back, or remove results.json and start "
+            f"the run again with --workdir={workdir}, which writes it anew"
+        )
 
 
 def numbers(workdir: pathlib.Path) -> dict[str, Any]:
@@ -86,6 +97,15 @@ def _typed(path: pathlib.Path, name: str, annotation: Any, value: Any) -> Any:
             return value
     wanted = annotation.__name__ if isinstance(annotation, type) else annotation
     raise UserError(f"{path} has {name} = {value!r}, which is not of {wanted}: bring its former value back")
+
+
+def _check_numbers(path: pathlib.Path, options: NetworkOptions, known: dict[str, Any]) -> None:
+    """Raises an error unless the options are those that the run is known by."""
+    for name, value in options.numbers().items():
+        if known.get(name) != value:
+            raise UserError(
+                f"{path} has {name} = {value!r}, and under numbers {known.get(name)!r}: bring back what the run had"
+            )
 
 
 def _check_shapes(workdir: pathlib.Path, options: NetworkOptions, arrays: Arrays) -> None:

@@ -33,14 +33,10 @@ def run(options: Options, console: Console) -> str:
     config = dataclasses.replace(trained, **{name: given[name] for name in (*charlm.SAMPLING, "seed")})
     config.check()
     try:
-        characters = (options.workdir / charlm.CHARACTERS).read_text(encoding="utf-8")
+        characters = (options.workdir / charlm.CHARACTERS).read_bytes().decode()
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError(f"the run in {options.workdir} cannot be read: {charlm.CHARACTERS}: {error}") from error
-    if len(set(characters)) != len(characters) or len(characters) != len(params["dense"]["bias"]):
-        raise UserError(
-            f"{options.workdir / charlm.CHARACTERS} does not have the {len(params['dense']['bias'])} characters of the "
-            "run, each once: bring back what it was"
-        )
+    runs.check_unchanged(options.workdir, charlm.CHARACTERS)
     text = config.prompt + charlm.write(config, config.make_task(len(characters)), params, characters)
     console.print(text, highlight=False, markup=False)
     return text

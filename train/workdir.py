@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import functools
+import hashlib
 import json
 import pathlib
 from typing import Any, Self
@@ -99,9 +100,11 @@ class Workdir:
             interop.save(self.path / PARAMS, params)
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes `results.json`, with which a run is finished."""
+        """Writes `results.json`, with which a run is finished, and in it by what its parameters are known."""
         if self._writes:
-            self._write_json("results.json", results)
+            path = self.path / PARAMS
+            known = {PARAMS: digest(path.read_bytes())} if path.exists() else {}
+            self._write_json("results.json", results | known)
 
     def log(self, **metrics: Any) -> None:
         """Adds a line to `metrics.jsonl`."""
@@ -186,6 +189,11 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
             f"{path / 'results.json'} is damaged ({error}): remove it, and start the run again with "
             f"--workdir={path}, which makes it anew from the last checkpoint"
         ) from error
+
+
+def digest(content: bytes) -> str:
+    """The beginning of the SHA-256 of a file's content, by which it is known again."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def is_finished(path: pathlib.Path) -> bool:
