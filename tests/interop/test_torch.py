@@ -7,6 +7,7 @@ import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
@@ -21,7 +22,7 @@ CELLS = {
     "lstm_projection": lambda hidden: LSTM(hidden + 1, projection_size=hidden),
     "gru": lambda hidden: GRU(hidden),
     "rnn_tanh": lambda hidden: Elman(hidden),
-    "rnn_relu": lambda hidden: Elman(hidden, activation=jax.nn.relu),
+    "rnn_relu": lambda hidden: Elman(hidden, activation=relu),
 }
 
 
@@ -39,8 +40,8 @@ def module_of(layer, inputs, dtype):
         return torch.nn.LSTM(inputs, cell.hidden_size, proj_size=cell.projection_size or 0, **options)
     if isinstance(cell, GRU):
         return torch.nn.GRU(inputs, cell.hidden_size, **options)
-    relu = cell.activation is jax.nn.relu
-    return torch.nn.RNN(inputs, cell.hidden_size, nonlinearity="relu" if relu else "tanh", **options)
+    nonlinearity = "relu" if cell.activation is relu else "tanh"
+    return torch.nn.RNN(inputs, cell.hidden_size, nonlinearity=nonlinearity, **options)
 
 
 def run(layer, weights, inputs, lengths):
