@@ -22,6 +22,7 @@ from flaxrnn.interop.onnx_signals import (
     attribute,
     called,
     operators,
+    within,
 )
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -77,10 +78,10 @@ def _top(found: list[Expression]) -> Expression:
     """What the outputs are made of: of all their parts the one that the others are in."""
     if not found:
         raise ValueError("none of the model's outputs comes from an LSTM, GRU or RNN operator of its graph")
-    made_of = [frozenset((id(one.node), one.number) for one in operators(part)) for part in found]
+    inside = {id(one) for part in found for one in within(part) if one is not part}
     tops: list[Expression] = []
-    for part, own in zip(found, made_of, strict=True):
-        if not any(own < other for other in made_of) and part not in tops:
+    for part in found:
+        if id(part) not in inside and part not in tops:
             tops.append(part)
     if len(tops) == 1:
         return tops[0]
@@ -219,7 +220,7 @@ def _above(first: Expression, second: Expression) -> Expression | None:
 
 
 def _no_layer(merged: Merged) -> ValueError:
-    apart = [" over ".join(called(one.node) for one in operators(part)[::-1]) or "an input" for part in merged.parts]
+    apart = [" over ".join(called(one.node) for one in operators(part)) or "an input" for part in merged.parts]
     return ValueError(
         f"the model merges the outputs of {apart[0]} with those of {apart[1]} (by {merged.how}), for which flaxrnn has "
         "no layer: a Bidirectional has one that reads forward and one that reads backward, in this order, of the same "

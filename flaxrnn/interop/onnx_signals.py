@@ -6,7 +6,7 @@ state. An operator that reads a mixture has something before it for which flaxrn
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,30 +91,26 @@ def called(node: Any) -> str:
     return node.name or f"the {node.op_type} that makes {made!r}"
 
 
-def operators(expression: Expression) -> list[Direction]:
-    """The directions of operators that an expression is made of, from the bottom, each once."""
-    found: dict[tuple[int, int], Direction] = {}
-    waiting, seen = [expression], set()
+def within(expression: Expression) -> list[Expression]:
+    """An expression and all that it is made of, each once."""
+    found: dict[int, Expression] = {}
+    waiting = [expression]
     while waiting:
         one = waiting.pop()
-        if id(one) in seen or isinstance(one, Source):
-            continue
-        seen.add(id(one))
-        if isinstance(one, Direction):
-            found[id(one.node), one.number] = one
-            waiting.append(one.below)
-        else:
-            waiting += one.parts
-    return list(found.values())[::-1]
+        if id(one) not in found:
+            found[id(one)] = one
+            waiting += [one.below] if isinstance(one, Direction) else getattr(one, "parts", ())
+    return list(found.values())
 
 
-def sources(expression: Expression) -> Iterator[Source]:
+def operators(expression: Expression) -> list[Direction]:
+    """The directions of operators that an expression is made of."""
+    return [one for one in within(expression) if isinstance(one, Direction)]
+
+
+def sources(expression: Expression) -> list[Source]:
     """The values that enter an expression."""
-    if isinstance(expression, Source):
-        yield expression
-    for one in operators(expression):
-        if isinstance(one.below, Source):
-            yield one.below
+    return [one for one in within(expression) if isinstance(one, Source)]
 
 
 class Walk:
