@@ -15,6 +15,11 @@ def tanh(x: jax.Array) -> jax.Array:
     return jnp.tanh(x)
 
 
+def relu(x: jax.Array) -> jax.Array:
+    """`jax.nn.relu`, which cannot be pickled itself."""
+    return jax.nn.relu(x)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Elman(GatedCell):
     """The simple recurrent network: the new hidden state is a squashed sum of the input and the old one.

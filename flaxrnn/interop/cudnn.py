@@ -8,11 +8,10 @@ import numpy as np
 from flaxrnn import checks
 from flaxrnn.cells import LSTM
 from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arithmetic import check_expressible
 from flaxrnn.interop.arrays import to_jax, to_numpy
 from flaxrnn.interop.blocks import add, part_bias
-from flaxrnn.interop.layout import check_cell
-from flaxrnn.interop.places import join_params, places, split_params
-from flaxrnn.interop.torch import check_uniform
+from flaxrnn.interop.places import check_uniform, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -94,7 +93,7 @@ FRAMEWORK = "cuDNN's vector"
 def _cells(layer: Layer) -> list[Cell]:
     found = [place.cell for place in places(layer)]
     for cell in found:
-        check_cell(FRAMEWORK, {LSTM: {}}, {}, cell)
+        check_expressible(FRAMEWORK, {LSTM: {}}, {}, cell)
     check_uniform(FRAMEWORK, layer)
     return found
 

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from flaxrnn.cells import GRU, LSTM
 from flaxrnn.cells.base import Cell
 from flaxrnn.checks import describe
+from flaxrnn.interop.arithmetic import Cells
 from flaxrnn.interop.arrays import Arrays
-from flaxrnn.interop.layout import Cells, Layout, Site
+from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
+from flaxrnn.cells.elman import tanh
+from flaxrnn.interop.arithmetic import known, sigmoid
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -36,16 +35,16 @@ def layer_of_module(flax: Any, module: Any) -> Layer:
 def _cell(flax: Any, cell: Any) -> Cell:
     kinds = {flax.LSTMCell: LSTM, flax.OptimizedLSTMCell: LSTM, flax.GRUCell: GRU, flax.SimpleCell: Elman}
     if type(cell) not in kinds:
-        known = ", ".join(kind.__name__ for kind in kinds)
+        names = ", ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"source has a {type(cell).__name__} in it: pass an RNN, a Bidirectional or a Sequential of {known}"
+            f"source has a {type(cell).__name__} in it: pass an RNN, a Bidirectional or a Sequential of {names}"
         )
     size = cell.features if hasattr(cell, "features") else cell.hidden_features
     if type(cell) is flax.SimpleCell:
         if cell.residual:
             raise ValueError("source has a SimpleCell with residual=True, for which flaxrnn has no cell")
-        return Elman(size, activation=cell.activation_fn)
-    if (cell.gate_fn, cell.activation_fn) != (jax.nn.sigmoid, jnp.tanh):
+        return Elman(size, activation=known(cell.activation_fn))
+    if (known(cell.gate_fn), known(cell.activation_fn)) != (sigmoid, tanh):
         raise ValueError(
             f"source has a {type(cell).__name__} with activations of its own: flaxrnn's cells have sigmoid and tanh"
         )

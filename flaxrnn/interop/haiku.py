@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
+from flaxrnn.cells.elman import relu
+from flaxrnn.interop.arithmetic import Cells
 from flaxrnn.interop.arrays import Arrays
 from flaxrnn.interop.blocks import add, add_to_forget, reorder
-from flaxrnn.interop.layout import Cells, Layout, Site
+from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 
@@ -19,7 +20,7 @@ class _Haiku(Layout):
     framework = "Haiku"
     leaves = ("linear/w", "linear/b", "linear_1/w", "linear_1/b", "w_i", "w_h", "b")
     optional = ("linear_1/b",)
-    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (False,)}, Elman: {"activation": (jax.nn.relu,)}}
+    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (False,)}, Elman: {"activation": (relu,)}}
     reasons: ClassVar[dict[str, str]] = {
         "reset_after": "its reset gate acts before the matrix product",
         "activation": "its VanillaRNN is a ReLU network",
@@ -61,7 +62,7 @@ class _Haiku(Layout):
         if not {"linear/w", "linear/b"} <= site.arrays.keys() or not site.path:  # an LSTM's is within it, so has a path
             return None
         width = site.size("linear/b")
-        return Elman(width, activation=jax.nn.relu) if "linear_1/w" in site.arrays else LSTM(width // 4)
+        return Elman(width, activation=relu) if "linear_1/w" in site.arrays else LSTM(width // 4)
 
     def path(self, place: Place, before: list[Place]) -> str:
         names = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}

@@ -4,22 +4,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
-from flaxrnn.cells.elman import tanh
+from flaxrnn.cells.elman import relu, tanh
 from flaxrnn.checks import describe
+from flaxrnn.interop.arithmetic import ANY, Cells, linear, sigmoid
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site
+from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place, places
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean", None: None}
 """flaxrnn's name of each of Keras's merge modes."""
-ACTIVATIONS = {"tanh": tanh, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
+ACTIVATIONS = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid, "linear": linear}
 """The functions that a SimpleRNN may have here, by Keras's name."""
 
 

@@ -1,7 +1,6 @@
 """How a framework lays out the weights of recurrent cells, and what all frameworks have in common."""
 
 import abc
-import dataclasses
 import re
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,14 +9,11 @@ import numpy as np
 from flaxrnn import checks
 from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell, Params
+from flaxrnn.interop.arithmetic import Cells, check_expressible
 from flaxrnn.interop.arrays import Arrays, below, listed, to_jax
 from flaxrnn.interop.places import Place, check_sizes, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
-ANY = None
-"""Any value of an option."""
-Cells = dict[type[Cell], dict[str, tuple | None]]
-"""The cells that a framework has, with the values of their options besides the default."""
 GATES: dict[int, type[GatedCell]] = {4: LSTM, 3: GRU, 1: Elman}
 """The cells by the number of their gates."""
 
@@ -148,7 +144,7 @@ class Layout(abc.ABC):
         """The cells of a layer, if the framework has such ones."""
         found = places(layer)
         for place in found:
-            check_cell(self.framework, self.cells, self.reasons, place.cell)
+            check_expressible(self.framework, self.cells, self.reasons, place.cell)
         self.check_layer(layer)
         return found
 
@@ -245,26 +241,6 @@ class Layout(abc.ABC):
                 if first != second and leaf in given and given[leaf].ndim == len(shape):
                     return max(1, given[leaf].shape[axis] - first + 1)
         return 1
-
-
-def check_cell(framework: str, cells: Cells, reasons: dict[str, str], cell: Cell) -> None:
-    """Raises an error unless a framework has such a cell, of `cells` with those values of their options."""
-    kind = type(cell)
-    if kind not in cells:
-        raise ValueError(f"{framework} has no {cell}: it has {', '.join(known.__name__ for known in cells)}")
-    for field in dataclasses.fields(cell):
-        name, value = field.name, getattr(cell, field.name)
-        if name in ("hidden_size", "forget_bias") or name.endswith(("_init", "_dropout")):
-            continue
-        allowed = cells[kind].get(name, (field.default,))
-        if allowed is not ANY and value not in allowed:
-            shown = " or ".join(_name_of(one) for one in allowed)
-            reason = f": {reasons[name]}" if name in reasons else ""
-            raise ValueError(f"{framework} has no {kind.__name__} with {name}={_name_of(value)}, only {shown}{reason}")
-
-
-def _name_of(value: Any) -> str:
-    return getattr(value, "__name__", repr(value))
 
 
 def in_order(found: list[Site]) -> list[Site]:

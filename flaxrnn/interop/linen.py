@@ -7,9 +7,10 @@ import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arithmetic import ANY, Cells
 from flaxrnn.interop.arrays import Arrays, check_no_prefix, unflatten
 from flaxrnn.interop.flax_modules import layer_of_module
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site
+from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 

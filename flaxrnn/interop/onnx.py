@@ -1,83 +1,18 @@
 """ONNX's own LSTM, GRU and RNN operators: their arrays, and whole models of them."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from flaxrnn.cells import GRU, LSTM, Elman
-from flaxrnn.cells.base import Cell
-from flaxrnn.cells.elman import tanh
+from flaxrnn.interop.arithmetic import arithmetic
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
-from flaxrnn.interop.blocks import add_biases, part_bias, reorder
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site
-from flaxrnn.interop.places import Place, check_sizes, join_params, places
-from flaxrnn.layers import Layer
-
-ACTIVATIONS = {"Tanh": tanh, "Relu": jax.nn.relu, "Sigmoid": jax.nn.sigmoid}
-"""The functions that an Elman network may have, by ONNX's name."""
+from flaxrnn.interop.onnx_layout import ONNXLayout
+from flaxrnn.interop.places import check_sizes, join_params, places
+from flaxrnn.layers import Bidirectional, Layer, Stack
 
 
-class ONNXLayout(Layout):
-    """The arrays of one direction of one operator."""
-
-    framework = "ONNX"
-    leaves = ("W", "R", "B", "P")
-    optional = ("B",)
-    cells: ClassVar[Cells] = {
-        LSTM: {"peephole": ANY, "coupled": ANY},
-        GRU: {"reset_after": ANY},
-        Elman: {"activation": (tanh, jax.nn.relu, jax.nn.sigmoid, jnp.tanh)},
-    }
-
-    def write(self, cell: Cell, params: Arrays) -> Arrays:
-        inside, outside = part_bias(params)
-        arrays = {"W": params["kernel"], "R": params["recurrent_kernel"], "Wb": inside, "Rb": outside}
-        if isinstance(cell, LSTM) and cell.peephole:
-            arrays["P"] = np.concatenate(params["peephole"])
-        if isinstance(cell, LSTM):
-            if cell.coupled:
-                arrays = {name: _with_input_gate(array, 2 if name == "P" else 3) for name, array in arrays.items()}
-            arrays = {name: reorder(array, *_lstm_order(name)) for name, array in arrays.items()}
-        elif isinstance(cell, GRU):
-            arrays = {name: reorder(array, "rzn", "zrn") for name, array in arrays.items()}
-        bias = {"B": np.concatenate([arrays.pop("Wb"), arrays.pop("Rb")])}
-        return {name: array.T for name, array in arrays.items()} | bias
-
-    def read(self, cell: Cell, arrays: Arrays) -> Arrays:
-        inside, outside = np.split(arrays["B"], 2)
-        arrays = {name: array.T for name, array in arrays.items() if name != "B"} | {"Wb": inside, "Rb": outside}
-        if isinstance(cell, LSTM):
-            arrays = {name: reorder(array, *_lstm_order(name)[::-1]) for name, array in arrays.items()}
-            if cell.coupled:
-                arrays = {name: _without_input_gate(array, 3 if name == "P" else 4) for name, array in arrays.items()}
-        elif isinstance(cell, GRU):
-            arrays = {name: reorder(array, "zrn", "rzn") for name, array in arrays.items()}
-        params = {
-            "kernel": arrays["W"],
-            "recurrent_kernel": arrays["R"],
-            **add_biases(cell, arrays["Wb"], arrays["Rb"]),
-        }
-        if "P" in arrays:
-            params["peephole"] = arrays["P"].reshape(-1, cell.output_size)
-        return params
-
-    def cell_for(self, site: Site) -> Cell | None:
-        if not {"W", "R"} <= site.arrays.keys():
-            return None
-        rows, size = site.matrix("R")
-        kind = self.kind(rows, size)
-        if kind is LSTM:
-            return LSTM(size, peephole="P" in site.arrays)
-        return None if kind is None else kind(size)
-
-    def path(self, place: Place, before: list[Place]) -> str:
-        return "/".join([f"layer_{place.number or 0}"] + [place.direction] * bool(place.direction))
-
-
-def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any]:
+def import_weights(
+    layer: Layer, source: Any, prefix: str = "", *, weights: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The parameters of `layer` out of an ONNX model.
 
     Args:
@@ -85,6 +20,7 @@ def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any
       source: an `onnx.ModelProto`, such as `onnx.load` gives, of whose graph the LSTM, GRU and RNN operators are read,
         in their order; or arrays, as `export_weights` makes them.
       prefix: for arrays, what their names begin with among others; those are then left out.
+      weights: for a model that takes weights as inputs, as ONNX's own tests do, these, by the names of the inputs.
 
     Returns:
       The parameters, as `layer.init` makes them. Of coupled gates (`input_forget`) ONNX's input gate is the negated
@@ -94,13 +30,14 @@ def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any
       ValueError: if ONNX or flaxrnn has no such layer, or the model is of another one.
     """
     if isinstance(source, Mapping):
+        _check_no_weights(weights)
         return ONNXLayout().import_weights(layer, source, prefix)
     check_no_prefix(prefix)
-    from flaxrnn.interop.onnx_models import read_model
+    from flaxrnn.interop.onnx_reading import read_model
 
-    given, sites = read_model(source)
-    wanted, found = ONNXLayout().places(layer), places(given)
-    if [_arithmetic(place) for place in wanted] != [_arithmetic(place) for place in found]:
+    given, sites = read_model(source, weights or {})
+    wanted = ONNXLayout().places(layer)
+    if _computed(layer) != _computed(given):
         raise ValueError(f"the layer is {layer}, but the model is of {given}: pass that, as layer_for makes it")
     cells = [ONNXLayout().cell_params(place.cell, site) for place, site in zip(wanted, sites, strict=True)]
     params = join_params(layer, iter(cells))
@@ -146,13 +83,13 @@ def export_model(
     Raises:
       ValueError: if ONNX has no such layer: see `export_weights`, or a pair of outputs (`merge=None`).
     """
-    from flaxrnn.interop.onnx_models import write_model
+    from flaxrnn.interop.onnx_writing import write_model
 
     arrays = export_weights(layer, params)
     return write_model(layer, arrays, lengths=lengths, initial_state=initial_state, opset=opset)
 
 
-def layer_for(source: Any, prefix: str = "") -> Layer:
+def layer_for(source: Any, prefix: str = "", *, weights: Mapping[str, Any] | None = None) -> Layer:
     """The layer that an ONNX model's recurrent operators are.
 
     Args:
@@ -160,41 +97,36 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
         coupled (they are taken as not), where a GRU's reset gate acts (after the product), and how an RNN squashes
         (tanh).
       prefix: as in `import_weights`.
+      weights: as in `import_weights`.
 
     Returns:
-      An `RNN` or a `Bidirectional` for one operator, a `Stack` for several. What else is in the graph is not looked at.
+      The layer whose outputs those of the model are made of. Operators that read the same from both ends, of which the
+      outputs are merged, are a `Bidirectional`; one on top of the other they are a `Stack`, with `residual=True` where
+      the graph adds what a layer reads to what it gives. What comes before the first one and after the last one, such
+      as an embedding or a read-out, is left out.
 
     Raises:
-      ValueError: if flaxrnn has no such layer: other activations, `clip`, weights that are not constant.
+      ValueError: if flaxrnn has no such layer: other activations, `clip`, weights that are not constant, anything else
+        between two operators, or operators that are merged in another way.
     """
     if isinstance(source, Mapping):
+        _check_no_weights(weights)
         return ONNXLayout().layer_for(source, prefix)
     check_no_prefix(prefix)
-    from flaxrnn.interop.onnx_models import read_model
+    from flaxrnn.interop.onnx_reading import read_model
 
-    return read_model(source)[0]
-
-
-def _arithmetic(place: Place) -> tuple[Any, ...]:
-    """What a cell computes, whatever its parameters began with."""
-    cell = place.cell
-    names = ("hidden_size", "peephole", "coupled", "reset_after", "activation")
-    values = [getattr(cell, name, None) for name in names]
-    return (type(cell), place.reverse, *(tanh if value is jnp.tanh else value for value in values))
+    return read_model(source, weights or {})[0]
 
 
-def _lstm_order(name: str) -> tuple[str, str]:
-    """The gates' order here and in ONNX; peepholes have no g."""
-    return ("ifo", "iof") if name == "P" else ("ifgo", "iofg")
+def _computed(layer: Layer) -> list[Any]:
+    """What a layer computes, to compare: its layers from the bottom, stacks within stacks taken apart."""
+    if isinstance(layer, Stack):
+        parts = [_computed(part) for part in layer.layers]
+        return [parts] if layer.residual and len(parts) > 1 else [one for part in parts for one in part]
+    cells = [(arithmetic(place.cell), place.reverse) for place in places(layer)]
+    return [(cells, layer.merge if isinstance(layer, Bidirectional) else "")]
 
 
-def _with_input_gate(array: np.ndarray, blocks: int) -> np.ndarray:
-    """Coupled gates, f first, with the input gate that they imply before them."""
-    forget = np.split(array, blocks, axis=-1)[0]
-    return np.concatenate([-forget, array], axis=-1)
-
-
-def _without_input_gate(array: np.ndarray, blocks: int) -> np.ndarray:
-    """Gates i, f, ... of an operator with `input_forget`, which computes f from i and not from f's own weights."""
-    gates = np.split(array, blocks, axis=-1)
-    return np.concatenate([-gates[0], *gates[2:]], axis=-1)
+def _check_no_weights(weights: Mapping[str, Any] | None) -> None:
+    if weights is not None:
+        raise ValueError("weights are given beside arrays: they are for a model that takes its weights as inputs")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flaxrnn.cells.base import Cell, Params
 from flaxrnn.checks import check_entries, describe
+from flaxrnn.interop.arithmetic import arithmetic
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -43,6 +44,26 @@ def plain_layers(layer: Layer) -> list[RNN | Bidirectional]:
 def is_residual(layer: Layer) -> bool:
     """Whether a layer is a stack with residual connections, or has one in it."""
     return isinstance(layer, Stack) and (layer.residual or any(map(is_residual, layer.layers)))
+
+
+def check_uniform(framework: str, layer: Layer) -> None:
+    """Raises an error unless a layer is what a module of several layers can be: all alike, without residuals."""
+    layers = plain_layers(layer)
+    if is_residual(layer):
+        raise ValueError(f"{framework} has no residual connections between its layers")
+    cells = {arithmetic(place.cell) for place in places(layer)}
+    if len(cells) > 1 or len({type(part) for part in layers}) > 1:
+        raise ValueError(
+            f"{framework}'s layers are all alike, in kind, in size, in options and in directions, but these are "
+            f"{layer}: export them one by one"
+        )
+    for part in layers:
+        if part.include_initial:
+            raise ValueError(f"{framework} gives one output for each input, but the layer has include_initial=True")
+        if isinstance(part, Bidirectional) and part.merge != "concat":
+            raise ValueError(f"{framework} concatenates the outputs of its directions, but merge is {part.merge!r}")
+        if isinstance(part, RNN) and part.reverse:
+            raise ValueError(f"{framework} has no layer that reads backwards alone: export RNN({part.cell})")
 
 
 def split_params(layer: Layer, params: Any) -> list[Params]:

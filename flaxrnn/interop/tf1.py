@@ -10,9 +10,10 @@ import numpy as np
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arithmetic import ANY, Cells
 from flaxrnn.interop.arrays import Arrays
 from flaxrnn.interop.blocks import add_to_forget, reorder
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site
+from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 

@@ -4,17 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-import jax
-import jax.numpy as jnp
-
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
-from flaxrnn.cells.elman import tanh
+from flaxrnn.cells.elman import relu, tanh
 from flaxrnn.checks import describe
+from flaxrnn.interop.arithmetic import ANY, Cells
 from flaxrnn.interop.arrays import Arrays, check_no_prefix, listed
 from flaxrnn.interop.blocks import add_biases, part_bias
-from flaxrnn.interop.layout import ANY, Cells, Layout, Site
-from flaxrnn.interop.places import Place, is_residual, places, plain_layers
+from flaxrnn.interop.layout import Layout, Site
+from flaxrnn.interop.places import Place, check_uniform
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -25,7 +23,7 @@ class _Torch(Layout):
     cells: ClassVar[Cells] = {
         LSTM: {"projection_size": ANY},
         GRU: {"reset_after": (True,)},
-        Elman: {"activation": (tanh, jnp.tanh, jax.nn.relu)},
+        Elman: {"activation": (tanh, relu)},
     }
     reasons: ClassVar[dict[str, str]] = {"reset_after": "its reset gate acts after the matrix product"}
 
@@ -162,33 +160,13 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     return layer
 
 
-def check_uniform(framework: str, layer: Layer) -> None:
-    """Raises an error unless a layer is what a module of several layers can be: all alike, without residuals."""
-    layers = plain_layers(layer)
-    if is_residual(layer):
-        raise ValueError(f"{framework} has no residual connections between its layers")
-    kinds = {
-        (type(place.cell), getattr(place.cell, "hidden_size", None), place.cell.output_size) for place in places(layer)
-    }
-    if len(kinds) > 1 or len({type(part) for part in layers}) > 1:
-        raise ValueError(
-            f"{framework}'s layers are all alike, in kind, in size and in directions, but these are {layer}: "
-            "export them one by one"
-        )
-    for part in layers:
-        if isinstance(part, Bidirectional) and part.merge != "concat":
-            raise ValueError(f"{framework} concatenates the outputs of its directions, but merge is {part.merge!r}")
-        if isinstance(part, RNN) and part.reverse:
-            raise ValueError(f"{framework} has no layer that reads backwards alone: export RNN({part.cell})")
-
-
 def _with_relu(layer: Layer) -> Layer:
-    def relu(cell: Cell) -> Elman:
-        return Elman(cell.output_size, activation=jax.nn.relu)
+    def squashed(cell: Cell) -> Elman:
+        return Elman(cell.output_size, activation=relu)
 
     if isinstance(layer, Stack):
         return Stack([_with_relu(part) for part in layer.layers])
     if isinstance(layer, Bidirectional):
-        return Bidirectional(relu(layer.forward), relu(layer.backward))
+        return Bidirectional(squashed(layer.forward), squashed(layer.backward))
     assert isinstance(layer, RNN)
-    return RNN(relu(layer.cell))
+    return RNN(squashed(layer.cell))

@@ -6,6 +6,7 @@ import pytest
 
 from flaxrnn import RNN, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
@@ -16,7 +17,7 @@ hk = peer("haiku")
 CELLS = {
     "lstm": (lambda hidden: LSTM(hidden), ("bias",)),
     "gru": (lambda hidden: GRU(hidden, reset_after=False), ()),
-    "vanilla_rnn": (lambda hidden: Elman(hidden, activation=jax.nn.relu), ()),
+    "vanilla_rnn": (lambda hidden: Elman(hidden, activation=relu), ()),
 }
 
 
@@ -62,7 +63,7 @@ def test_a_model_with_other_modules():
     with pytest.raises(ValueError, match="head/w, head/b: no recurrent cell of Haiku has these alone"):
         interop.haiku.layer_for(weights)
     del weights["head"]
-    layer = Stack([RNN(LSTM(4)), RNN(GRU(5, reset_after=False)), RNN(Elman(3, activation=jax.nn.relu))])
+    layer = Stack([RNN(LSTM(4)), RNN(GRU(5, reset_after=False)), RNN(Elman(3, activation=relu))])
     in_order = {name: weights[name] for name in ("lstm/linear", "gru", "vanilla_rnn/linear", "vanilla_rnn/linear_1")}
     assert interop.haiku.layer_for(in_order) == layer
     with pytest.raises(

@@ -7,6 +7,7 @@ import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
@@ -22,7 +23,7 @@ CELLS = {
     "gru": lambda hidden: GRU(hidden),
     "gru_reset_before": lambda hidden: GRU(hidden, reset_after=False),
     "simple_rnn": lambda hidden: Elman(hidden),
-    "simple_rnn_relu": lambda hidden: Elman(hidden, activation=jax.nn.relu),
+    "simple_rnn_relu": lambda hidden: Elman(hidden, activation=relu),
 }
 
 
@@ -36,7 +37,7 @@ def keras_layer(part, **options):
         return keras.layers.LSTM(cell.hidden_size, **options)
     if isinstance(cell, GRU):
         return keras.layers.GRU(cell.hidden_size, reset_after=cell.reset_after, **options)
-    name = "relu" if cell.activation is jax.nn.relu else "tanh"
+    name = "relu" if cell.activation is relu else "tanh"
     return keras.layers.SimpleRNN(cell.hidden_size, activation=name, **options)
 
 

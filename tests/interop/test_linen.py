@@ -7,6 +7,7 @@ import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, MGU, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
@@ -79,7 +80,7 @@ def test_layer_for_modules():
         ]
     )
     layer = interop.linen.layer_for(module)
-    assert layer == Stack([RNN(Elman(4, activation=jax.nn.relu), reverse=True), Bidirectional(LSTM(3), GRU(5))])
+    assert layer == Stack([RNN(Elman(4, activation=relu), reverse=True), Bidirectional(LSTM(3), GRU(5))])
     weights = interop.linen.export_weights(layer, random_params(layer, 3))
     given = module.init(jax.random.key(0), normal(0, 2, 5, 3))
     assert jax.tree.map(jax.numpy.shape, weights) == jax.tree.map(jax.numpy.shape, given)

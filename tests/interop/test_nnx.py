@@ -11,6 +11,7 @@ from flax import nnx
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places, plain_layers
 from tests.compare import assert_close, normal, random_params
 from tests.interop import harness
@@ -82,7 +83,7 @@ def test_a_state_with_random_generators_in_it():
         nnx.RNN(nnx.SimpleCell(7, 6, activation_fn=jax.nn.relu, rngs=rngs), rngs=rngs),
     )
     layer = interop.nnx.layer_for(network)
-    assert layer == Stack([RNN(LSTM(4)), Bidirectional(GRU(5), GRU(2)), RNN(Elman(6, activation=jax.nn.relu))])
+    assert layer == Stack([RNN(LSTM(4)), Bidirectional(GRU(5), GRU(2)), RNN(Elman(6, activation=relu))])
     inputs = normal(0, 2, 5, 3)
     for state in (nnx.state(network), nnx.state(network, nnx.Param), nnx.to_pure_dict(nnx.state(network, nnx.Param))):
         params = interop.nnx.import_weights(layer, state)

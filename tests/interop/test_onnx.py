@@ -12,6 +12,8 @@ import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
+from flaxrnn.interop.arithmetic import sigmoid
 from flaxrnn.interop.places import places
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
 from tests.interop import harness
@@ -28,8 +30,8 @@ CELLS = {
     "gru": lambda hidden: GRU(hidden),
     "gru_reset_before": lambda hidden: GRU(hidden, reset_after=False),
     "rnn_tanh": lambda hidden: Elman(hidden),
-    "rnn_relu": lambda hidden: Elman(hidden, activation=jax.nn.relu),
-    "rnn_sigmoid": lambda hidden: Elman(hidden, activation=jax.nn.sigmoid),
+    "rnn_relu": lambda hidden: Elman(hidden, activation=relu),
+    "rnn_sigmoid": lambda hidden: Elman(hidden, activation=sigmoid),
 }
 
 
@@ -129,7 +131,7 @@ def operator(kind, directions=1, size=4, **attributes):
         (
             "RNN",
             {"direction": "bidirectional", "activations": ["Relu", "Tanh"], "directions": 2},
-            Bidirectional(Elman(4, activation=jax.nn.relu), Elman(4)),
+            Bidirectional(Elman(4, activation=relu), Elman(4)),
         ),
     ],
 )

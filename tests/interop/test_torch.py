@@ -1,5 +1,7 @@
 """The real torch."""
 
+import pickle
+
 import hypothesis
 import jax
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells.elman import relu
 from flaxrnn.interop.places import places
-from tests.compare import assert_close, normal, random_params
+from tests.compare import assert_close, assert_equal, normal, random_params
 from tests.interop import harness
 from tests.peers.peer import peer
 
@@ -21,7 +24,7 @@ CELLS = {
     "lstm_projection": lambda hidden: LSTM(hidden + 1, projection_size=hidden),
     "gru": lambda hidden: GRU(hidden),
     "rnn_tanh": lambda hidden: Elman(hidden),
-    "rnn_relu": lambda hidden: Elman(hidden, activation=jax.nn.relu),
+    "rnn_relu": lambda hidden: Elman(hidden, activation=relu),
 }
 
 
@@ -39,8 +42,8 @@ def module_of(layer, inputs, dtype):
         return torch.nn.LSTM(inputs, cell.hidden_size, proj_size=cell.projection_size or 0, **options)
     if isinstance(cell, GRU):
         return torch.nn.GRU(inputs, cell.hidden_size, **options)
-    relu = cell.activation is jax.nn.relu
-    return torch.nn.RNN(inputs, cell.hidden_size, nonlinearity="relu" if relu else "tanh", **options)
+    nonlinearity = "relu" if cell.activation is relu else "tanh"
+    return torch.nn.RNN(inputs, cell.hidden_size, nonlinearity=nonlinearity, **options)
 
 
 def run(layer, weights, inputs, lengths):
@@ -174,12 +177,31 @@ INEXPRESSIBLE = {
         "torch concatenates the outputs of its directions, but merge is",
     ),
     "sizes": (Bidirectional(GRU(4), GRU(5)), "torch's layers are all alike"),
+    "activations": (Stack([RNN(Elman(4)), RNN(Elman(4, activation=relu))]), "alike, in kind, in size, in options"),
+    "activations of directions": (Bidirectional(Elman(4, activation=relu), Elman(4)), "torch's layers are all alike"),
+    "one projection": (Stack([RNN(LSTM(2, projection_size=2)), RNN(LSTM(2))]), "torch's layers are all alike"),
+    "include_initial": (RNN(GRU(4), include_initial=True), "one output for each input, but the layer has include_init"),
     "residual": (Stack([RNN(GRU(4)), RNN(GRU(4))], residual=True), "torch has no residual connections"),
     "residual within": (
         Stack([RNN(GRU(4)), Stack([RNN(GRU(4)), RNN(GRU(4))], residual=True)]),
         "torch has no residual connections",
     ),
 }
+
+
+def test_what_training_begins_with_makes_no_difference():
+    layer = Stack([RNN(LSTM(4, forget_bias=0.5, input_dropout=0.1)), RNN(LSTM(4))])
+    params = random_params(layer, 3)
+    assert_equal(interop.torch.import_weights(layer, interop.torch.export_weights(layer, params)), params)
+
+
+def test_jax_own_functions_are_recognised_and_ours_can_be_pickled():
+    mixed = Bidirectional(Elman(4, activation=jax.nn.relu), Elman(4, activation=relu))
+    module = torch.nn.RNN(3, 4, nonlinearity="relu", bidirectional=True)
+    layer = interop.torch.layer_for(module)
+    assert pickle.loads(pickle.dumps(layer)) == layer
+    params = interop.torch.import_weights(layer, module.state_dict())
+    assert_equal(interop.torch.export_weights(mixed, params), interop.torch.export_weights(layer, params))
 
 
 @pytest.mark.parametrize("name", INEXPRESSIBLE)

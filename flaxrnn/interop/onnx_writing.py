@@ -1,4 +1,4 @@
-"""Whole ONNX models: a graph of native recurrent operators from a layer, and the layer that such a graph has."""
+"""Whole ONNX models: a graph of native recurrent operators from a layer."""
 
 from typing import Any
 
@@ -8,14 +8,11 @@ from onnx import helper, numpy_helper
 
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
+from flaxrnn.interop.arithmetic import arithmetic, named
 from flaxrnn.interop.arrays import Arrays
-from flaxrnn.interop.layout import Site
-from flaxrnn.interop.onnx import ACTIVATIONS
+from flaxrnn.interop.onnx_layout import ACTIVATIONS, OPERATORS
 from flaxrnn.interop.places import is_residual, plain_layers
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
-
-OPERATORS = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}
-DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 
 
 class Graph:
@@ -110,9 +107,7 @@ def _add_layer(
             (layer.forward, f"{path}/forward", f"{prefix}forward_"),
             (layer.backward, f"{path}/backward", f"{prefix}backward_"),
         ]
-        alike = _attributes(layer.forward) == _attributes(layer.backward) and type(layer.forward) is type(
-            layer.backward
-        )
+        alike = arithmetic(layer.forward) == arithmetic(layer.backward)
         groups = [(both, "bidirectional")] if alike else [(both[:1], "forward"), (both[1:], "reverse")]
     outputs = []
     for cells, direction in groups:
@@ -172,88 +167,5 @@ def _attributes(cell: Cell, directions: int = 1) -> dict[str, Any]:
     if isinstance(cell, GRU) and cell.reset_after:
         attributes["linear_before_reset"] = 1
     if isinstance(cell, Elman):
-        names = [name for name, function in ACTIVATIONS.items() if function is cell.activation]
-        attributes["activations"] = (names or ["Tanh"]) * directions  # jnp.tanh is the other one that there may be
+        attributes["activations"] = [named(cell.activation, ACTIVATIONS)] * directions
     return attributes
-
-
-def read_model(model: Any) -> tuple[Layer, list[Site]]:
-    """The layer that the recurrent operators of a model are, and the arrays of each cell."""
-    if not isinstance(model, onnx.ModelProto):
-        raise TypeError(f"source is {type(model).__name__}: pass an onnx.ModelProto, as onnx.load gives, or arrays")
-    constants = {array.name: numpy_helper.to_array(array) for array in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    zeros = _zeros(model.graph, constants)
-    nodes = [node for node in model.graph.node if node.op_type in OPERATORS.values() and node.domain in ("", "ai.onnx")]
-    if not nodes:
-        raise ValueError("the model has no LSTM, GRU or RNN operator in its graph")
-    layers, sites = zip(*(_read_node(node, constants, zeros) for node in nodes), strict=True)
-    return layers[0] if len(layers) == 1 else Stack(layers), [site for both in sites for site in both]
-
-
-MOVES = ("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
-"""Operators that make nothing but zeros of zeros, their first input."""
-
-
-def _zeros(graph: Any, constants: dict[str, np.ndarray]) -> set[str | None]:
-    """The values of a graph that are zero, left out (None), or given to it as inputs: no state of their own."""
-    zeros: set[str | None] = {name for name, array in constants.items() if not np.any(array)}
-    zeros |= {None, *(value.name for value in graph.input if value.name not in constants)}
-    for node in graph.node:
-        values = [helper.get_attribute_value(one) for one in node.attribute if one.name == "value"]
-        filled = node.op_type == "ConstantOfShape" and not any(np.any(numpy_helper.to_array(one)) for one in values)
-        moved = node.op_type in MOVES and node.input[0] in zeros
-        joined = node.op_type == "Concat" and all(name in zeros for name in node.input)
-        if filled or moved or joined:
-            zeros |= set(node.output)
-    return zeros
-
-
-def _read_node(node: Any, constants: dict[str, np.ndarray], zeros: set[str | None]) -> tuple[Layer, list[Site]]:
-    name = node.name or node.output[0]
-    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-    direction = attributes.get("direction", b"forward").decode()
-    slots = ("X", "W", "R", "B", "lengths", "initial_h", *(("initial_c", "P") if node.op_type == "LSTM" else ()))
-    inputs = {slot: given for slot, given in zip(slots, node.input, strict=False) if given}
-    arrays = {}
-    for slot in ("W", "R", "B", "P"):
-        if slot in inputs:
-            if inputs[slot] not in constants:
-                raise ValueError(
-                    f"{name}: its {slot} is computed in the graph: pass a model whose weights are constants"
-                )
-            arrays[slot] = constants[inputs[slot]]
-    for slot in ("initial_h", "initial_c"):
-        if inputs.get(slot) not in zeros:
-            raise ValueError(f"{name}: its {slot} is neither zero nor an input, and there is no place for it in params")
-    size = arrays["R"].shape[-1]
-    cells = [
-        _cell(node.op_type, name, attributes, k, size, "P" in arrays) for k in range(1 + (direction == "bidirectional"))
-    ]
-    sites = [Site(f"{name}/{k}", {slot: array[k] for slot, array in arrays.items()}) for k in range(len(cells))]
-    layer: Layer = (
-        Bidirectional(cells[0], cells[1]) if len(cells) == 2 else RNN(cells[0], reverse=direction == "reverse")
-    )
-    return layer, sites
-
-
-def _cell(operator: str, name: str, attributes: dict[str, Any], direction: int, size: int, peephole: bool) -> Cell:
-    """The cell of one direction of an operator."""
-    for unknown in attributes.keys() & {"clip", "activation_alpha", "activation_beta"}:
-        raise ValueError(f"{name} has the attribute {unknown}, for which flaxrnn has no cell")
-    activations = [one.decode() for one in attributes.get("activations", [])]
-    if operator == "RNN":
-        activation = activations[direction] if activations else "Tanh"
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"{name} has the activation {activation}: there are {', '.join(ACTIVATIONS)}")
-        return Elman(size) if activation == "Tanh" else Elman(size, activation=ACTIVATIONS[activation])
-    default = DEFAULTS[operator]
-    if activations and activations[direction * len(default) : (direction + 1) * len(default)] != default:
-        raise ValueError(
-            f"{name} has the activations {', '.join(activations)}: flaxrnn's cells have {', '.join(default)}"
-        )
-    if operator == "GRU":
-        return GRU(size, reset_after=bool(attributes.get("linear_before_reset", 0)))
-    return LSTM(size, peephole=peephole, coupled=bool(attributes.get("input_forget", 0)))
