@@ -8,4 +8,8 @@ def tiers(values, default):
     values = list(values)
     unknown = set(default) - set(values)
     assert not unknown, f"{unknown} are none of {values}"
-    return [value if value in default else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return [value if value in default else _slow(value) for value in values]
+
+
+def _slow(value):
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
