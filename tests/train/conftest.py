@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import unittest.mock
 
 import pytest
@@ -34,4 +35,6 @@ def broken_off(after):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+    """One folder for all processes of pytest-xdist: the first test that needs MNIST prepares it there."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"

@@ -322,7 +322,7 @@ def test_help_explains_every_option():
 def test_a_progress_bar_on_a_terminal(data_dir, tmp_path, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     config = mnist.Config(hidden_size=8, steps=25, data_dir=data_dir, workdir=tmp_path / "run")
-    with (tmp_path / "screen").open("w") as screen:
+    with (tmp_path / "screen").open("w") as screen, quickly():
         mnist.run(config, Console(file=screen, force_terminal=True, width=120))
     shown = (tmp_path / "screen").read_text()
     assert "━" in shown

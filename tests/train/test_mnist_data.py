@@ -19,9 +19,8 @@ TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(data_dir):
     """A data-dir in which MNIST has been prepared."""
-    data_dir = tmp_path_factory.mktemp("data")
     mnist.load(data_dir)
     return data_dir
 

@@ -9,26 +9,31 @@ from PIL import Image, PngImagePlugin
 from rich.console import Console
 
 from tests.tiers import tiers
+from tests.train.conftest import LOAD_ONCE
 from tests.train.test_mnist import run
 from train import evaluate, predict
-from train.data import mnist as data
 from train.errors import UserError
 
 QUIET = Console(quiet=True)
 
 
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("rows")
+    return workdir, run(data_dir, workdir, draw=True, steps=200)
+
+
 @pytest.fixture(scope="module", params=tiers(["rows", "pixels"], {"rows"}))
 def finished(request, data_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp(request.param)
-    options = {"rows": {"steps": 150}, "pixels": {"steps": 3, "bidirectional": True, "cell": "lstm"}}[request.param]
-    return workdir, run(data_dir, workdir, draw=True, read=request.param, **options)
+    if request.param == "rows":
+        return request.getfixturevalue("trained")
+    workdir = tmp_path_factory.mktemp("pixels")
+    return workdir, run(data_dir, workdir, draw=True, read="pixels", steps=3, bidirectional=True, cell="lstm")
 
 
 @pytest.fixture(scope="module")
-def rows(data_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("rows")
-    run(data_dir, workdir, steps=200)
-    return workdir
+def rows(trained):
+    return trained[0]
 
 
 def test_evaluate_gives_the_result_of_the_run(finished, data_dir):
@@ -63,7 +68,7 @@ def test_evaluate_says_what_is_wrong(finished, tmp_path):
 
 def test_a_picture_of_a_digit_becomes_one_of_mnist(data_dir, tmp_path):
     """Enlarged, moved, in colours and with the paper dark, it comes back as it was."""
-    images, away = data.load(data_dir).test.images[:40], []
+    images, away = LOAD_ONCE(data_dir).test.images[:40], []
     for number, image in enumerate(images):
         large = np.asarray(Image.fromarray(image).resize((140, 140), Image.Resampling.NEAREST), int)
         canvas = np.zeros((300, 200), int)
@@ -79,7 +84,7 @@ def test_a_picture_of_a_digit_becomes_one_of_mnist(data_dir, tmp_path):
 
 
 def test_predict(rows, data_dir, tmp_path, capsys):
-    test = data.load(data_dir).test
+    test = LOAD_ONCE(data_dir).test
     paths = []
     for k in range(20):
         paths.append(tmp_path / f"{k}.png")
@@ -93,7 +98,7 @@ def test_predict(rows, data_dir, tmp_path, capsys):
 
 
 def test_predict_with_another_network(finished, data_dir, tmp_path):
-    Image.fromarray(data.load(data_dir).test.images[0]).save(tmp_path / "seven.png")
+    Image.fromarray(LOAD_ONCE(data_dir).test.images[0]).save(tmp_path / "seven.png")
     predict.run(predict.Options(finished[0], (tmp_path / "seven.png",)), QUIET)
     assert (tmp_path / "seven.reading.png").exists()
 
@@ -109,7 +114,7 @@ def test_pictures_that_are_none(rows, tmp_path):
 
 
 def test_a_photograph_that_lies_on_its_side(data_dir, tmp_path):
-    digit = Image.fromarray(255 - data.load(data_dir).test.images[0]).resize((112, 112))
+    digit = Image.fromarray(255 - LOAD_ONCE(data_dir).test.images[0]).resize((112, 112))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter, as cameras note it
     digit.rotate(90).save(tmp_path / "turned.png", exif=exif)
@@ -120,14 +125,14 @@ def test_a_photograph_that_lies_on_its_side(data_dir, tmp_path):
 
 @pytest.mark.parametrize("ink", [0, 255])
 def test_transparent_paper(ink, data_dir, tmp_path):
-    digit = data.load(data_dir).test.images[0]
+    digit = LOAD_ONCE(data_dir).test.images[0]
     layers = [np.full_like(digit, ink)] * 3 + [digit]
     Image.fromarray(np.stack(layers, axis=-1)).save(tmp_path / "digit.png")
     assert np.abs(predict.load_image(tmp_path / "digit.png") - digit / 255).mean() < 0.02
 
 
 def test_pictures_that_cannot_be_drawn_beside(rows, data_dir, tmp_path):
-    digit = Image.fromarray(data.load(data_dir).test.images[0])
+    digit = Image.fromarray(LOAD_ONCE(data_dir).test.images[0])
     paths = [tmp_path / "d.png", tmp_path / "d.bmp"]
     for path in paths:
         digit.save(path)
