@@ -13,6 +13,7 @@ import rich.table
 import tyro
 
 from flaxrnn import interop
+from flaxrnn.interop.arrays import DTypeError
 from flaxrnn.interop.files import write_whole
 from flaxrnn.interop.places import places, split_params
 from flaxrnn.layers import Layer
@@ -130,24 +131,32 @@ def convert(
 def _read(source: pathlib.Path, framework: Framework, reading: Reading) -> tuple[Layer, Any]:
     """The layer in a file, and its parameters."""
     reading.check(framework)
-    module = getattr(interop, framework)
     weights: Any = _load_onnx(source) if (framework, source.suffix) == ("onnx", ".onnx") else interop.load(source)
-    if framework == "cudnn":
-        if reading.hidden_size is None:
-            raise ValueError(
-                "cuDNN's vector does not tell its sizes: pass --hidden-size, and --num-layers, --bidirectional"
-            )
-        layer = module.layer_for(
-            hidden_size=reading.hidden_size,
-            num_layers=reading.num_layers or 1,
-            bidirectional=reading.bidirectional,
+    try:
+        return _network(weights, framework, reading)
+    except (DTypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _network(weights: Any, framework: Framework, reading: Reading) -> tuple[Layer, Any]:
+    """The layer that weights are of, and its parameters."""
+    module = getattr(interop, framework)
+    if framework != "cudnn":
+        layer = module.layer_for(weights, reading.prefix)
+        options = {"prefix": reading.prefix, "forget_bias": reading.forget_bias}
+        return layer, module.import_weights(layer, weights, **_taken(module.import_weights, options))
+    if reading.hidden_size is None:
+        raise ValueError(
+            "cuDNN's vector does not tell its sizes: pass --hidden-size, and --num-layers, --bidirectional"
         )
-        if list(weights) != ["weights"]:
-            raise ValueError(f"{source} has {', '.join(weights)}: for cuDNN it is to have one vector, called weights")
-        return layer, module.import_weights(layer, weights["weights"])
-    layer = module.layer_for(weights, reading.prefix)
-    options = {"prefix": reading.prefix, "forget_bias": reading.forget_bias}
-    return layer, module.import_weights(layer, weights, **_taken(module.import_weights, options))
+    layer = module.layer_for(
+        hidden_size=reading.hidden_size,
+        num_layers=reading.num_layers or 1,
+        bidirectional=reading.bidirectional,
+    )
+    if list(weights) != ["weights"]:
+        raise ValueError(f"there are {', '.join(weights)}: for cuDNN there is to be one vector, called weights")
+    return layer, module.import_weights(layer, weights["weights"])
 
 
 def _load_onnx(path: pathlib.Path) -> Any:
@@ -191,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
             tyro.extras.subcommand_cli_from_dict(
                 {"convert": convert, "show": show}, args=arguments, prog="python -m flaxrnn.interop"
             )
-        except (ImportError, OSError, TypeError, ValueError) as error:
+        except (DTypeError, ImportError, OSError, ValueError) as error:
             sys.exit(f"error: {error}")
 
 

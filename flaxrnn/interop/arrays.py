@@ -13,6 +13,10 @@ Arrays = dict[str, np.ndarray]
 """Arrays by their names; the parts of a name are divided by slashes, in torch by dots."""
 
 
+class DTypeError(TypeError):
+    """Weights are in a dtype in which they cannot be used; where they come from a file, the file is at fault."""
+
+
 def flatten(weights: Any, path: str = "") -> dict[str, Any]:
     """A tree of mappings and lists as values by name, such as `"params/cell/ii/kernel"`."""
     if isinstance(weights, Mapping):
@@ -79,7 +83,7 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
         is_float = False
     if not is_float:
         what = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(
+        raise DTypeError(
             f"{name} is not an array of floating-point numbers, but {what}: leave it out, by prefix='...' for instance"
         )
     return array
@@ -88,7 +92,7 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
 def to_jax(name: str, array: np.ndarray) -> jax.Array:
     """The same numbers for JAX; an error where JAX would make them narrower."""
     if array.dtype == np.float64 and jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        raise TypeError(
+        raise DTypeError(
             f"{name} is in float64, which JAX has not switched on: call jax.config.update('jax_enable_x64', True) at "
             "the start of the program, or pass weights in float32"
         )

@@ -9,7 +9,7 @@ from flaxrnn import checks
 from flaxrnn.cells import LSTM
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arithmetic import check_expressible
-from flaxrnn.interop.arrays import to_jax, to_numpy
+from flaxrnn.interop.arrays import DTypeError, to_jax, to_numpy
 from flaxrnn.interop.blocks import add, part_bias
 from flaxrnn.interop.places import check_uniform, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
@@ -72,7 +72,7 @@ def export_weights(layer: Layer, params: Any) -> np.ndarray:
         biases += part_bias({name: np.asarray(array) for name, array in own.items()})
     vector = np.concatenate([piece.reshape(-1) for piece in (*matrices, *biases)])
     if vector.dtype != np.float32:
-        raise TypeError(f"params are in {vector.dtype}: cuDNN's LSTM of JAX takes float32 alone, cast them first")
+        raise DTypeError(f"params are in {vector.dtype}: cuDNN's LSTM of JAX takes float32 alone, cast them first")
     return vector
 
 

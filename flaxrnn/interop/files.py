@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-import tempfile
+import secrets
 from typing import Any
 
 from flaxrnn.interop.arrays import Arrays, flatten, to_numpy
@@ -55,13 +55,12 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file beside its place and moves it there, so that no half of it is ever seen."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")
+    with open(beside, "xb") as file:
         try:
             file.write(data)
-            file.flush()
-            os.umask(umask := os.umask(0))
-            os.chmod(file.name, 0o666 & ~umask)
-            os.replace(file.name, path)
+            file.close()
+            os.replace(beside, path)
         except BaseException:
-            os.unlink(file.name)
+            os.unlink(beside)
             raise

@@ -10,7 +10,7 @@ from flaxrnn import checks
 from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell, Params
 from flaxrnn.interop.arithmetic import Cells, check_expressible
-from flaxrnn.interop.arrays import Arrays, below, listed, to_jax
+from flaxrnn.interop.arrays import Arrays, DTypeError, below, listed, to_jax
 from flaxrnn.interop.places import Place, check_sizes, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -207,7 +207,7 @@ class Layout(abc.ABC):
         given = site.arrays
         if len({array.dtype for array in given.values()}) > 1:
             dtypes = listed(f"{self.join(site.path, leaf)} in {array.dtype}" for leaf, array in given.items())
-            raise TypeError(f"the weights of one cell are in several dtypes: {dtypes}: cast them to one")
+            raise DTypeError(f"the weights of one cell are in several dtypes: {dtypes}: cast them to one")
         expected = self._shapes(cell, self._input_size(cell, given))
         missing = expected.keys() - given.keys()
         if missing <= set(self.optional) and not given.keys() & set(self.optional):

@@ -49,15 +49,22 @@ def read_model(model: Any, weights: Mapping[str, Any]) -> tuple[Layer, list[Site
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:
-    constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+    constants = {array.name: _array(array.name, array) for array in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and (tensor := attribute(node, "value")) is not None:
-            constants[node.output[0]] = numpy_helper.to_array(tensor)
+            constants[node.output[0]] = _array(called(node), tensor)
         elif node.op_type == "Constant":
             names = ("value_int", "value_ints", "value_float", "value_floats")
             numbers = [attribute(node, name) for name in names if attribute(node, name) is not None]
             constants |= dict(zip(node.output, map(np.array, numbers), strict=False))
     return constants
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # of the many kinds that a damaged tensor raises there
+        raise ValueError(f"{name} is no array that ONNX can read: {error}") from error
 
 
 def _zeros(graph: Any, constants: dict[str, np.ndarray]) -> set[str | None]:
@@ -66,7 +73,7 @@ def _zeros(graph: Any, constants: dict[str, np.ndarray]) -> set[str | None]:
     zeros |= {None, *(value.name for value in graph.input if value.name not in constants)}
     for node in graph.node:
         values = [helper.get_attribute_value(one) for one in node.attribute if one.name == "value"]
-        filled = node.op_type == "ConstantOfShape" and not any(np.any(numpy_helper.to_array(one)) for one in values)
+        filled = node.op_type == "ConstantOfShape" and not any(np.any(_array(called(node), one)) for one in values)
         moved = node.op_type in MOVES and node.input[0] in zeros
         joined = node.op_type == "Concat" and all(name in zeros for name in node.input)
         if filled or moved or joined:
@@ -190,7 +197,8 @@ class _Parts:
                         f"weights={{{given!r}: array, ...}}"
                     )
                 raise ValueError(
-                    f"{name}: its {slot} is computed in the graph: pass a model whose weights are constants"
+                    f"{name}: its {slot}, {given!r}, is no constant of the graph: pass a model whose weights are "
+                    "constants"
                 )
             arrays[slot] = self.constants[given]
         size, gates = attribute(node, "hidden_size", 0) or arrays["R"].shape[-1], GATES[node.op_type]

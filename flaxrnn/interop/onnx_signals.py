@@ -80,9 +80,25 @@ class Mixture(NamedTuple):
     by: str
 
 
+KINDS = {
+    "direction": bytes,
+    **dict.fromkeys(("hidden_size", "layout", "axis", "keepdims", "linear_before_reset", "input_forget"), int),
+    **dict.fromkeys(("perm", "axes", "split", "activations"), list),
+}
+"""What the attributes are that are read here."""
+
+
 def attribute(node: Any, name: str, default: Any = None) -> Any:
     """An attribute of a node."""
-    return next((helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
+    for one in node.attribute:
+        if one.name == name:
+            value = helper.get_attribute_value(one)
+            if not isinstance(value, KINDS.get(name, object)):
+                raise ValueError(
+                    f"{called(node)} has {name}={value!r}: pass a model that onnx.checker.check_model takes"
+                )
+            return value
+    return default
 
 
 def called(node: Any) -> str:

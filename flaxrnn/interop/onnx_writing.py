@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arithmetic import arithmetic, named
-from flaxrnn.interop.arrays import Arrays
+from flaxrnn.interop.arrays import Arrays, DTypeError, listed
 from flaxrnn.interop.onnx_layout import ACTIVATIONS, OPERATORS
 from flaxrnn.interop.places import is_residual, plain_layers
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
@@ -24,7 +24,7 @@ class Graph:
         except KeyError:
             self.kind = onnx.TensorProto.UNDEFINED
         if self.kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
-            raise TypeError(f"params are in {dtype}: cast them to float32, float64 or float16 for ONNX")
+            raise DTypeError(f"params are in {dtype}: cast them to float32, float64 or float16 for ONNX")
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.inputs: list[Any] = []
@@ -66,6 +66,9 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
         if isinstance(part, Bidirectional) and part.merge is None:
             raise ValueError("the layer has a pair of outputs (merge=None), but an ONNX model here has one: merge them")
     first = arrays[next(name for name in arrays if name.endswith("/W"))]
+    if any(array.dtype != first.dtype for array in arrays.values()):
+        dtypes = listed(f"{name} in {array.dtype}" for name, array in arrays.items())
+        raise DTypeError(f"params are in several dtypes ({dtypes}), but an ONNX model is in one: cast them")
     graph = Graph(first.dtype)
     inputs = graph.input("inputs", ["batch", "time", first.shape[1]])
     steps = graph.input("lengths", ["batch"], onnx.TensorProto.INT32) if lengths else ""

@@ -1,5 +1,6 @@
 """A trained layer as one portable file of StableHLO, which runs where JAX runs, without flaxrnn."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from flaxrnn.interop.places import places, split_params
 from flaxrnn.layers import Layer
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+SEAL = b"flaxrnn sha256 "
+"""What stands before the digest at the end of a file, where `jax.export.deserialize` does not look."""
 
 
 def export_model(
@@ -68,22 +71,27 @@ def export_model(
         state, outputs = layer.apply(params, inputs, lengths=lengths, strategy="plain")
         return _fields(state), outputs
 
-    return bytes(jax.export.export(jax.jit(run), platforms=platforms)(*arguments).serialize())
+    program = bytes(jax.export.export(jax.jit(run), platforms=platforms)(*arguments).serialize())
+    return program + SEAL + hashlib.sha256(program).digest()
 
 
 def load_model(data: bytes) -> Callable[..., tuple[Any, Any]]:
     """The program in the bytes that `export_model` made: `(inputs)` or `(inputs, lengths)` to `(state, outputs)`.
 
     Raises:
-      ValueError: if the bytes are no such program, or of a version that this JAX does not read.
+      ValueError: if the bytes are no such program, or damaged, or of a version that this JAX does not read. They are
+        compared with the digest at their end first, since XLA's reader can end the process on a damaged program.
     """
     if not isinstance(data, bytes | bytearray):
         raise TypeError(f"data is {describe(data)}: pass the bytes of the file, such as pathlib.Path(...).read_bytes()")
+    program, seal, digest = bytes(data).rpartition(SEAL)
+    if not seal or hashlib.sha256(program).digest() != digest:
+        raise ValueError("this is not what export_model wrote: it is damaged, or from elsewhere; export the layer anew")
     try:
-        return jax.jit(jax.export.deserialize(bytearray(data)).call)
+        return jax.jit(jax.export.deserialize(bytearray(program)).call)
     except Exception as error:
         raise ValueError(
-            f"this is no program that jax.export serialized, or not one that JAX {jax.__version__} reads"
+            f"this program is of a version that JAX {jax.__version__} does not read: export the layer anew"
         ) from error
 
 

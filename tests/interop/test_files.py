@@ -1,5 +1,6 @@
 """Files, and the program that converts them."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         interop.save(tmp_path / "weights.safetensors", {"a": np.zeros(3)})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_has_the_mode_that_the_process_gives(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    monkeypatch.setattr("os.umask", lambda mask: pytest.fail("other threads see a change of the umask"))
+    try:
+        interop.save(tmp_path / "weights.safetensors", {"a": np.zeros(3)})
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_no_framework_is_imported_before_it_is_needed():
@@ -152,6 +164,66 @@ def test_no_option_is_ignored(arguments, tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_text("this is no model")
     with pytest.raises(SystemExit, match=f"error: {IGNORED[arguments]}"):
         main(arguments.split())
+
+
+DAMAGED_LAYER = Stack([Bidirectional(LSTM(2), LSTM(2)), Bidirectional(LSTM(2), LSTM(2))])
+
+
+def damaged(data, head, rng):
+    """A file with some bytes changed, all over it or in its head, with its end cut off, or with some bytes left out."""
+    data, way = bytearray(data), rng.integers(4)
+    place, count = rng.integers(head if way == 1 else len(data)), rng.integers(1, 9)
+    if way == 2:
+        return bytes(data[:place])
+    data[place : place + count] = b"" if way == 3 else rng.bytes(count if way == 0 else 1)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("framework", ["torch", "onnx"])
+def test_damaged_files(framework, tmp_path, capsys):
+    params = random_params(DAMAGED_LAYER, 3)
+    path = tmp_path / ("a.onnx" if framework == "onnx" else "a.safetensors")
+    if framework == "onnx":
+        path.write_bytes(interop.onnx.export_model(DAMAGED_LAYER, params).SerializeToString())
+    else:
+        interop.save(path, interop.torch.export_weights(DAMAGED_LAYER, params))
+    main(["show", "--from", framework, str(path)])
+    whole, shown, said = path.read_bytes(), capsys.readouterr().out, []
+    head = len(whole) if framework == "onnx" else 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        path.write_bytes(damaged(whole, head, rng))
+        try:
+            main(["show", "--from", framework, str(path)])
+        except SystemExit as stopped:
+            said.append(str(stopped.code))
+        else:  # other numbers, or other names within the graph, but the same network
+            assert capsys.readouterr().out == shown
+    assert len(said) > 20
+    assert all(message.startswith("error: ") and path.name in message for message in said), said
+
+
+def test_weights_of_a_dtype_that_is_none(tmp_path):
+    path = tmp_path / "a.safetensors"
+    interop.save(path, interop.torch.export_weights(RNN(GRU(4)), random_params(RNN(GRU(4)), 3)))
+    path.write_bytes(path.read_bytes().replace(b"F32", b"I32"))
+    with pytest.raises(SystemExit, match=r"error: .*a.safetensors: .* is not an array of floating-point num"):
+        main(["show", "--from", "torch", str(path)])
+
+
+def test_a_fault_of_the_program_itself_is_not_called_an_error_of_the_user(tmp_path, monkeypatch):
+    interop.save(tmp_path / "a.safetensors", interop.torch.export_weights(RNN(GRU(4)), random_params(RNN(GRU(4)), 3)))
+    monkeypatch.setattr(interop.torch, "layer_for", lambda weights: None)
+    with pytest.raises(TypeError, match="positional argument"):
+        main(["show", "--from", "torch", str(tmp_path / "a.safetensors")])
+
+
+def test_a_model_of_several_dtypes():
+    layer = Stack([RNN(GRU(4))] * 2)
+    params = random_params(layer, 3)
+    params["layer_1"] = jax.tree.map(lambda x: x.astype(jnp.float16), params["layer_1"])
+    with pytest.raises(TypeError, match=r"params are in several dtypes \(layer_0/W in float32.*: cast them"):
+        interop.onnx.export_model(layer, params)
 
 
 def test_float64_goes_through(tmp_path, x64):

@@ -180,7 +180,7 @@ def test_a_model_that_flaxrnn_has_not(name):
 def test_weights_that_are_computed():
     model = operator("GRU")
     del model.graph.initializer[0]
-    with pytest.raises(ValueError, match="cell: its W is computed in the graph"):
+    with pytest.raises(ValueError, match="cell: its W, 'W', is no constant of the graph"):
         interop.onnx.layer_for(model)
 
 

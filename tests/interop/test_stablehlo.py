@@ -1,5 +1,6 @@
 """Programs that `jax.export` wrote, read in another process that has no flaxrnn."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -74,8 +75,19 @@ def test_what_it_does_not_take():
         interop.stablehlo.export_model(layer, {})
 
 
-def test_bytes_of_something_else():
-    with pytest.raises(
-        ValueError, match=f"no program that jax.export serialized, or not one that JAX {jax.__version__}"
-    ):
-        interop.stablehlo.load_model(b"something else")
+def test_damage_is_seen_before_xla_reads_it():
+    data = interop.stablehlo.export_model(RNN(GRU(4)), random_params(RNN(GRU(4)), 3))
+    rng = np.random.default_rng(0)
+    changed = [bytearray(data) for _ in range(50)]
+    for one in changed:
+        one[rng.integers(len(one))] ^= 1 + int(rng.integers(255))
+    for one in (*changed, *(data[:length] for length in rng.integers(len(data), size=20)), b"something else"):
+        with pytest.raises(ValueError, match="not what export_model wrote: it is damaged, or from elsewhere"):
+            interop.stablehlo.load_model(bytes(one))
+
+
+def test_a_program_of_another_version():
+    program = b"of the future"
+    data = program + interop.stablehlo.SEAL + hashlib.sha256(program).digest()
+    with pytest.raises(ValueError, match=f"of a version that JAX {jax.__version__} does not read"):
+        interop.stablehlo.load_model(data)

@@ -10,6 +10,7 @@ import pytest
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, Elman
 from flaxrnn.cells.elman import relu
+from flaxrnn.interop.arithmetic import known
 from flaxrnn.interop.places import places
 from tests.compare import assert_close, assert_equal, normal, random_params
 from tests.interop import harness
@@ -42,7 +43,7 @@ def module_of(layer, inputs, dtype):
         return torch.nn.LSTM(inputs, cell.hidden_size, proj_size=cell.projection_size or 0, **options)
     if isinstance(cell, GRU):
         return torch.nn.GRU(inputs, cell.hidden_size, **options)
-    nonlinearity = "relu" if cell.activation is relu else "tanh"
+    nonlinearity = "relu" if known(cell.activation) is relu else "tanh"
     return torch.nn.RNN(inputs, cell.hidden_size, nonlinearity=nonlinearity, **options)
 
 
