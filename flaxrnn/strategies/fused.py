@@ -106,19 +106,16 @@ class Plan:
     unroll: int
     keeps: bool = False
 
-    def record(self, params: Any, reset_state: State, before: State, projected: Any, now: Steps) -> tuple:
+    def step(self, product: RecordedProducts, reset_state: State, before: State, projected: Any, now: Steps) -> tuple:
         """A guarded step: `((state, output), made)`, with the products that it made."""
-        product = RecordedProducts(self.cell, params)
-        recur = functools.partial(self.cell.recur, params, projected=projected, product=product)
-        return guarded(recur, before, reset_state, now.mask, now.resets), product.made
-
-    def replay(
-        self, params: Any, reset_state: State, before: State, projected: Any, results: list, now: Steps
-    ) -> tuple[tuple[State, jax.Array], list[Made]]:
-        """A guarded step whose products are known to have these results."""
-        product = KnownProducts(self.cell, params, known=results)
-        recur = functools.partial(self.cell.recur, params, projected=projected, product=product)
-        return guarded(recur, before, reset_state, now.mask, now.resets), product.made
+        after = guarded(
+            lambda state: self.cell.recur(product.params, state, projected, product),
+            before,
+            reset_state,
+            now.mask,
+            now.resets,
+        )
+        return after, product.made
 
 
 class Saved(NamedTuple):
@@ -167,7 +164,8 @@ def _forward_segment(plan: Plan, params: Any, reset_state: State, state: State, 
 
     def body(state: State, now: tuple) -> tuple[State, tuple]:
         projected, steps = now
-        (after, output), made = plan.record(params, reset_state, state, projected, steps)
+        product = RecordedProducts(plan.cell, params)
+        (after, output), made = plan.step(product, reset_state, state, projected, steps)
         states = [
             None if new is output else old for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True)
         ]
@@ -225,14 +223,18 @@ def _segment_gradient(
     projected, pull_projection = jax.vjp(project, params, steps.inputs)
     marks = steps._replace(inputs=None)
     if results is None:
-        made = jax.vmap(functools.partial(plan.record, params, reset_state))(before, projected, marks)[1]
-        results = [one.result for one in made]
+
+        def again(*now: Any) -> list:
+            return [one.result for one in plan.step(RecordedProducts(plan.cell, params), reset_state, *now)[1]]
+
+        results = jax.vmap(again)(before, projected, marks)
 
     def body(d_after: State, now: tuple) -> tuple[State, State]:
         before, projected, results, marks, d_output = now
 
         def step(before: State, results: list) -> tuple[State, jax.Array]:
-            return plan.replay(params, reset_state, before, projected, results, marks)[0]
+            product = KnownProducts(plan.cell, params, known=results)
+            return plan.step(product, reset_state, before, projected, marks)[0]
 
         # by the results too, though theirs is not wanted: else a second derivative would not know where they come from
         d_before, _ = jax.vjp(step, before, results)[1]((d_after, d_output))
@@ -242,7 +244,9 @@ def _segment_gradient(
     d_state, d_after = jax.lax.scan(body, d_state, loop, reverse=not plan.reverse, unroll=plan.unroll)
 
     def all_steps(params: Any, reset_state: State, projected: Any, results: list) -> tuple[Any, list[Made]]:
-        step = functools.partial(plan.replay, params, reset_state)
+        def step(before: State, projected: Any, results: list, marks: Steps) -> tuple[Any, list[Made]]:
+            return plan.step(KnownProducts(plan.cell, params, known=results), reset_state, before, projected, marks)
+
         return jax.vmap(step)(before, projected, results, marks)
 
     _, pull, made = jax.vjp(all_steps, params, reset_state, projected, results, has_aux=True)
@@ -270,10 +274,11 @@ def _states_before(plan: Plan, entry: State, states: list[jax.Array | None], out
 
 def products_of(sequence: Sequence) -> list:
     """The shapes of what the products of one step give; none for a cell whose `recur` makes none by `product`."""
-    plan = Plan(sequence.cell, 0, False, 1)
 
     def results(params: Any, state: State, projected: Any) -> list:
-        return [one.result for one in plan.record(params, state, state, projected, Steps(None))[1]]
+        product = RecordedProducts(sequence.cell, params)
+        sequence.cell.recur(params, state, projected, product)
+        return [one.result for one in product.made]
 
     return jax.eval_shape(results, sequence.params, sequence.state, sequence.projected())
 
