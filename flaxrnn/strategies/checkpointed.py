@@ -4,13 +4,12 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 
 from flaxrnn.cells.base import State
 from flaxrnn.strategies.base import Sequence, Steps, Strategy, symbolic
 from flaxrnn.strategies.fused import Fused
 from flaxrnn.strategies.plain import Plain
-from flaxrnn.strategies.segments import cut, join, segment_length
+from flaxrnn.strategies.segments import in_segments, segment_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Checkpointed(Strategy):
         return f"{-(-time // length)} segments of {length} steps, each run again in the backward pass"
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
-        time, length = sequence.shape[0], self._length(sequence.shape[0])
         fused = Fused()
         inner = Plain() if fused.why_not(sequence) else fused
 
@@ -58,9 +56,7 @@ class Checkpointed(Strategy):
             return inner.run(sequence._replace(state=state, steps=steps, time_axis=0))
 
         run = jax.checkpoint(segment, prevent_cse=False)
-        segments = cut(sequence.steps, sequence.shape, length)
-        state, outputs = jax.lax.scan(run, sequence.state, segments, reverse=sequence.reverse)
-        return state, jnp.moveaxis(join(outputs)[:time], 0, sequence.time_axis)
+        return in_segments(run, sequence, self._length(sequence.shape[0]))
 
     def _length(self, time: int) -> int:
         if self.segments is not None:

@@ -17,17 +17,17 @@ Both passes go through the sequence in segments, so short that what a segment ne
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flaxrnn.carry import vary_like
 from flaxrnn.cells.base import Cell, State
-from flaxrnn.cells.products import MatrixProducts, at_least_float32
+from flaxrnn.cells.products import MatrixProducts
 from flaxrnn.strategies.base import Sequence, Steps, Strategy, guarded, symbolic
 from flaxrnn.strategies.fused_products import DenseProducts, KnownProducts, Made, RecordedProducts, kernel_gradients
-from flaxrnn.strategies.segments import cut, segment_length
+from flaxrnn.strategies.segments import in_segments, segment_length
 
 SEGMENT_BYTES = {"cpu": 2 * 2**20}
 """How much of `cell.project` a segment may take, by backend: on the CPU about what its second cache holds."""
@@ -80,20 +80,22 @@ class Fused(Strategy):
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
         plan, length = self._plan(sequence)
-        steps = cut(sequence.steps, sequence.shape, length)
-        arguments = sequence.params, sequence.state, sequence.reset_state, steps
-        state, outputs = _run(plan, *vary_like(arguments, arguments))
-        return state, jax.lax.slice_in_dim(outputs, 0, sequence.shape[0], axis=sequence.time_axis)
+        arguments = sequence.params, sequence.state, sequence.reset_state, sequence.steps
+        params, state, reset_state, steps = vary_like(arguments, arguments)
+
+        def segment(state: State, steps: Steps) -> tuple[State, jax.Array]:
+            return _run(plan, params, state, reset_state, steps)
+
+        return in_segments(segment, sequence._replace(state=state, steps=steps), length)
 
     def _plan(self, sequence: Sequence) -> tuple["Plan", int]:
         """What is fixed when the program is traced, and how many steps a segment has."""
         backend, time = jax.default_backend(), sequence.shape[0]
         segment = SEGMENT_BYTES.get(backend, ELSEWHERE) if self.segment_bytes is None else self.segment_bytes
         keep = KEEP_BYTES.get(backend, ELSEWHERE) if self.keep_bytes is None else self.keep_bytes
-        plan = Plan(sequence.cell, sequence.time_axis, sequence.reverse, sequence.unroll)
         keeps = time * _bytes(products_of(sequence)) <= keep
         length = segment_length(time, segment // max(1, _bytes(sequence.projected())))
-        return dataclasses.replace(plan, keeps=keeps), length
+        return Plan(sequence.cell, sequence.reverse, sequence.unroll, keeps), length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +103,9 @@ class Plan:
     """What is fixed when the program is traced: the options of a `Sequence`, and whether products are kept."""
 
     cell: Cell
-    time_axis: int
     reverse: bool
     unroll: int
-    keeps: bool = False
+    keeps: bool
 
     def step(self, product: RecordedProducts, reset_state: State, before: State, projected: Any, now: Steps) -> tuple:
         """A guarded step: `((state, output), made)`, with the products that it made."""
@@ -118,110 +119,39 @@ class Plan:
         return after, product.made
 
 
-class Saved(NamedTuple):
-    """What the forward pass leaves behind, besides its arguments.
-
-    Attributes:
-      outputs: its outputs.
-      entries: the state before each segment.
-      states: the state before each step, a list of fields; None for a field that is the output of the step before.
-      results: what the matrix products gave at each step; None if they are to be computed again.
-    """
-
-    outputs: jax.Array
-    entries: State
-    states: list[jax.Array | None]
-    results: list | None
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(plan: Plan, params: Any, state: State, reset_state: State, steps: Steps) -> tuple[State, jax.Array]:
-    """All segments; the leaves of `steps` are `[segments, length, ...]`."""
+    """One segment: the state after it, and its outputs, `[time, *batch, output_size]`."""
     return _forward(dataclasses.replace(plan, keeps=False), params, state, reset_state, steps)[0]
 
 
-def _forward(plan: Plan, params: Any, state: State, reset_state: State, steps: Steps) -> tuple[Any, Any]:
-    count, length = jax.tree.leaves(steps)[0].shape[:2]
-
-    def segment(carry: tuple, now: tuple) -> tuple[tuple, tuple]:
-        state, outputs = carry
-        number, steps = now
-        after, (part, *saved) = _forward_segment(plan, params, reset_state, state, steps)
-        part = jnp.moveaxis(part, 0, plan.time_axis)
-        outputs = jax.lax.dynamic_update_slice_in_dim(outputs, part, number * length, plan.time_axis)
-        return (after, outputs), (state, *saved)
-
-    first = jax.tree.map(lambda leaf: leaf[0], steps)
-    like = jax.eval_shape(lambda: _forward_segment(plan, params, reset_state, state, first)[1][0])
-    shape = (*like.shape[1 : 1 + plan.time_axis], count * length, *like.shape[1 + plan.time_axis :])
-    carry = state, vary_like(state, jnp.zeros(shape, like.dtype))
-    (after, outputs), kept = jax.lax.scan(segment, carry, (jnp.arange(count), steps), reverse=plan.reverse)
-    return (after, outputs), (params, reset_state, steps, Saved(outputs, *kept))
-
-
-def _forward_segment(plan: Plan, params: Any, reset_state: State, state: State, steps: Steps) -> tuple[State, tuple]:
-    """One segment: `(state, (outputs, states, results))`, the last two as in `Saved`."""
-
+def _forward(plan: Plan, params: Any, state: State, reset_state: State, steps: Steps) -> tuple[tuple, tuple]:
     def body(state: State, now: tuple) -> tuple[State, tuple]:
-        projected, steps = now
+        projected, marks = now
         product = RecordedProducts(plan.cell, params)
-        (after, output), made = plan.step(product, reset_state, state, projected, steps)
-        states = [
+        (after, output), made = plan.step(product, reset_state, state, projected, marks)
+        # a field of the state that is the output is kept once, as the output of the step before
+        before = [
             None if new is output else old for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True)
         ]
-        return after, (output, states, [one.result for one in made] if plan.keeps else None)
+        return after, (output, before, [one.result for one in made] if plan.keeps else None)
 
     projected = plan.cell.project(params, steps.inputs, MatrixProducts(plan.cell, params))
-    steps = steps._replace(inputs=None)
-    return jax.lax.scan(body, state, (projected, steps), reverse=plan.reverse, unroll=plan.unroll)
+    loop = projected, steps._replace(inputs=None)
+    after, (outputs, before, results) = jax.lax.scan(body, state, loop, reverse=plan.reverse, unroll=plan.unroll)
+    return (after, outputs), (params, state, reset_state, steps, outputs, before, results)
 
 
-def _backward(plan: Plan, kept: tuple, cotangents: tuple[State, jax.Array]) -> tuple[Any, State, State, Steps]:
-    """The gradients of `_run`'s arguments, segment by segment from the one that was run last."""
-    params, reset_state, steps, saved = kept
-    d_state, d_outputs = cotangents
-    count, length = jax.tree.leaves(steps)[0].shape[:2]
-
-    def segment(carry: tuple, now: tuple) -> tuple[tuple, Any]:
-        d_state, totals = carry
-        number, steps, entry, states, results = now
-
-        def part(outputs: jax.Array) -> jax.Array:
-            outputs = jax.lax.dynamic_slice_in_dim(outputs, number * length, length, plan.time_axis)
-            return jnp.moveaxis(outputs, plan.time_axis, 0)
-
-        before = _states_before(plan, entry, states, part(saved.outputs))
-        d_state, d_shared, d_inputs = _segment_gradient(
-            plan, params, reset_state, steps, before, results, d_state, part(d_outputs)
-        )
-        return (d_state, jax.tree.map(jnp.add, totals, d_shared)), d_inputs
-
-    shared = params, reset_state
-    totals = _floats(jax.tree.map(lambda leaf: jnp.zeros_like(at_least_float32(leaf)), shared), shared)
-    segments = jnp.arange(count), steps, saved.entries, saved.states, saved.results
-    carry = d_state, vary_like(shared, totals)
-    (d_state, totals), d_inputs = jax.lax.scan(segment, carry, segments, reverse=not plan.reverse)
-    d_params, d_reset = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), totals, _floats(shared, shared))
-    return d_params, d_state, d_reset, Steps(d_inputs)
-
-
-def _segment_gradient(
-    plan: Plan,
-    params: Any,
-    reset_state: State,
-    steps: Steps,
-    before: State,
-    results: list | None,
-    d_state: State,
-    d_outputs: jax.Array,
-) -> tuple[State, tuple[Any, State], Any]:
-    """The gradients of the state before a segment, of `(params, reset_state)`, and of its inputs."""
+def _backward(plan: Plan, saved: tuple, cotangents: tuple[State, jax.Array]) -> tuple[Any, State, State, Steps]:
+    params, first, reset_state, steps, outputs, before, results = saved
+    d_last, d_outputs = cotangents
+    before = _states_before(plan, first, before, outputs)
+    marks = steps._replace(inputs=None)
 
     def project(params: Any, inputs: Any) -> Any:
         return plan.cell.project(params, inputs, DenseProducts(plan.cell, params))
 
     projected, pull_projection = jax.vjp(project, params, steps.inputs)
-    marks = steps._replace(inputs=None)
     if results is None:
 
         def again(*now: Any) -> list:
@@ -241,7 +171,7 @@ def _segment_gradient(
         return d_before, d_after
 
     loop = before, projected, results, marks, d_outputs
-    d_state, d_after = jax.lax.scan(body, d_state, loop, reverse=not plan.reverse, unroll=plan.unroll)
+    d_first, d_after = jax.lax.scan(body, d_last, loop, reverse=not plan.reverse, unroll=plan.unroll)
 
     def all_steps(params: Any, reset_state: State, projected: Any, results: list) -> tuple[Any, list[Made]]:
         def step(before: State, projected: Any, results: list, marks: Steps) -> tuple[Any, list[Made]]:
@@ -250,24 +180,20 @@ def _segment_gradient(
         return jax.vmap(step)(before, projected, results, marks)
 
     _, pull, made = jax.vjp(all_steps, params, reset_state, projected, results, has_aux=True)
-    *d_shared, d_projected, d_results = pull((d_after, d_outputs))
+    d_params, d_reset, d_projected, d_results = pull((d_after, d_outputs))
     d_more, d_inputs = pull_projection(d_projected)
-    d_params, d_reset, d_more = (
-        _floats(jax.tree.map(at_least_float32, d), like)
-        for d, like in ((d_shared[0], params), (d_shared[1], reset_state), (d_more, params))
-    )
-    d_params = kernel_gradients(plan.cell, jax.tree.map(jnp.add, d_params, d_more), params, made, d_results)
-    return d_state, (d_params, d_reset), _floats(d_inputs, steps.inputs)
+    d_params = kernel_gradients(plan.cell, jax.tree.map(_add, d_params, d_more), params, made, d_results)
+    return d_params, d_first, d_reset, Steps(d_inputs)
 
 
-def _states_before(plan: Plan, entry: State, states: list[jax.Array | None], outputs: jax.Array) -> State:
+def _states_before(plan: Plan, first: State, before: list[jax.Array | None], outputs: jax.Array) -> State:
     """The state before each step, from what was saved and from the outputs."""
-    leaves, structure = jax.tree.flatten(entry)
+    leaves, structure = jax.tree.flatten(first)
     whole = [
         jnp.concatenate([outputs[1:], leaf[None]] if plan.reverse else [leaf[None], outputs[:-1]])
-        if steps is None
-        else steps
-        for leaf, steps in zip(leaves, states, strict=True)
+        if kept is None
+        else kept
+        for leaf, kept in zip(leaves, before, strict=True)
     ]
     return jax.tree.unflatten(structure, whole)
 
@@ -283,6 +209,11 @@ def products_of(sequence: Sequence) -> list:
     return jax.eval_shape(results, sequence.params, sequence.state, sequence.projected())
 
 
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sum of two gradients; that of an integer is `float0`, which cannot be added."""
+    return a if a.dtype == jax.dtypes.float0 else a + b
+
+
 def _bytes(tree: Any) -> int:
     """How many bytes a tree takes on one device."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -290,11 +221,6 @@ def _bytes(tree: Any) -> int:
 
 def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def _floats(gradients: Any, like: Any) -> Any:
-    """Gradients with None for those of leaves that are no floating-point numbers."""
-    return jax.tree.map(lambda leaf, d: d if _is_float(leaf) else None, like, gradients)
 
 
 _run.defvjp(_forward, _backward)

@@ -78,12 +78,13 @@ class DenseProducts(MatrixProducts):
 
 def kernel_gradients(cell: Cell, totals: Any, params: Any, made: list[Made], d_results: list) -> Any:
     """The gradients of parameters, `totals`, with those that the kernels get from the products of all steps."""
+    kernels = {one.name: at_least_float32(totals[one.name]) for one in made}
     for one, d_result in zip(made, d_results, strict=True):
         d_result = d_result if one.gates is None else jnp.concatenate(d_result, axis=-1)
         taken = column_slice(cell, params[one.name], one.gates)
-        total = totals[one.name].at[:, taken].add(_kernel_gradient(one.values, d_result))
-        totals = {**totals, one.name: total}
-    return totals
+        kernels[one.name] = kernels[one.name].at[:, taken].add(_kernel_gradient(one.values, d_result))
+    narrow = {name: total.astype(params[name].dtype) for name, total in kernels.items()}
+    return {**totals, **narrow} if narrow else totals
 
 
 def _kernel_gradient(values: jax.Array, gradient: jax.Array) -> jax.Array:

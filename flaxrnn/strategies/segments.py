@@ -1,11 +1,14 @@
 """Cutting a sequence into segments of one length, for strategies that work through it piece by piece."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from flaxrnn.strategies.base import Steps
+from flaxrnn.cells.base import State
+from flaxrnn.strategies.base import Sequence, Steps
+
+Segment = Callable[[State, Steps], tuple[State, jax.Array]]
 
 
 def segment_length(time: int, longest: int) -> int:
@@ -18,7 +21,7 @@ def segment_length(time: int, longest: int) -> int:
     return -(-time // count)
 
 
-def cut(steps: Steps, shape: tuple[int, ...], length: int) -> Steps:
+def _cut(steps: Steps, shape: tuple[int, ...], length: int) -> Steps:
     """`[time, ...]` as `[segments, length, ...]`, filled up with masked steps; `shape` is `(time, *batch)`.
 
     These repeat the last step: where a cell has finite derivatives, it has them there.
@@ -34,6 +37,16 @@ def cut(steps: Steps, shape: tuple[int, ...], length: int) -> Steps:
     return jax.tree.map(lambda leaf: leaf.reshape(count, length, *leaf.shape[1:]), steps)
 
 
-def join(tree: Any) -> Any:
-    """`[segments, length, ...]` as `[time, ...]`: undoes `cut`, but for the steps that it added."""
-    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), tree)
+def in_segments(run: Segment, sequence: Sequence, length: int) -> tuple[State, jax.Array]:
+    """Runs one segment of at most `length` steps after the other, as `Strategy.run` does.
+
+    `run` takes `(state, steps)` and gives back `(state, outputs)`, `[time, *batch, output_size]`.
+    """
+    time = sequence.shape[0]
+    if length >= time:
+        state, outputs = run(sequence.state, sequence.steps)
+    else:
+        steps = _cut(sequence.steps, sequence.shape, length)
+        state, parts = jax.lax.scan(run, sequence.state, steps, reverse=sequence.reverse)
+        outputs = parts.reshape(parts.shape[0] * length, *parts.shape[2:])[:time]
+    return state, jnp.moveaxis(outputs, 0, sequence.time_axis)

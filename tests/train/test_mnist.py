@@ -269,7 +269,7 @@ def test_any_cell_can_be_trained(monkeypatch, data_dir, tmp_path):
     assert run(data_dir, tmp_path, draw=True, cell="sum")["test_loss"] < 2.2
 
 
-READINGS = {"columns": {}, "pixels": {"steps": 3}, "permuted-pixels": {"steps": 3}}
+READINGS = {"columns": {}, "pixels": {"steps": 3, "hidden_size": 4}, "permuted-pixels": {"steps": 3, "hidden_size": 4}}
 
 
 @pytest.mark.parametrize("read", tiers(READINGS, {"columns"}))
