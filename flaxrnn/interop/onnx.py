@@ -6,7 +6,7 @@ from typing import Any
 from flaxrnn.interop.arithmetic import arithmetic
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.onnx_layout import ONNXLayout
-from flaxrnn.interop.places import check_sizes, join_params, places
+from flaxrnn.interop.places import check_sizes, join_params, places, plain_layers
 from flaxrnn.layers import Bidirectional, Layer, Stack
 
 
@@ -123,8 +123,9 @@ def _computed(layer: Layer) -> list[Any]:
     if isinstance(layer, Stack):
         parts = [_computed(part) for part in layer.layers]
         return [parts] if layer.residual and len(parts) > 1 else [one for part in parts for one in part]
-    cells = [(arithmetic(place.cell), place.reverse) for place in places(layer)]
-    return [(cells, layer.merge if isinstance(layer, Bidirectional) else "")]
+    (plain,) = plain_layers(layer)
+    cells = [(arithmetic(place.cell), place.reverse) for place in places(plain)]
+    return [(cells, plain.merge if isinstance(plain, Bidirectional) else "")]
 
 
 def _check_no_weights(weights: Mapping[str, Any] | None) -> None:

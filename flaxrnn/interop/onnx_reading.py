@@ -1,5 +1,6 @@
 """The layer that the recurrent operators of an ONNX model are, and their weights."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays, listed, to_numpy
 from flaxrnn.interop.layout import Site
@@ -179,7 +180,8 @@ class _Parts:
                 )
         size = arrays["R"].shape[-1]
         site = Site(f"{name}/{number}", {slot: array[number] for slot, array in arrays.items()})
-        return _cell_of(node, name, number, size, "P" in arrays), site
+        cell = _cell_of(node, name, number, size, "P" in arrays)
+        return (cell if "B" in arrays else dataclasses.replace(cell, use_bias=False)), site
 
     def _arrays(self, node: Any, name: str, directions: int, inputs: dict[str, str]) -> Arrays:
         """The weights of an operator, `[directions, ...]`, of the shapes that ONNX says."""
@@ -237,7 +239,7 @@ def _no_layer(merged: Merged) -> ValueError:
     )
 
 
-def _cell_of(node: Any, name: str, direction: int, size: int, peephole: bool) -> Cell:
+def _cell_of(node: Any, name: str, direction: int, size: int, peephole: bool) -> GatedCell:
     """The cell of one direction of an operator."""
     for unknown in ("clip", "activation_alpha", "activation_beta"):
         if attribute(node, unknown) is not None:

@@ -146,7 +146,8 @@ def _add_operator(
             given = [graph.input(f"initial_{prefix}{state}", ["batch", own.output_size]) for own, _, prefix in cells]
             apart = [graph.node("Unsqueeze", [name, "axis_0"]) for name in given]
             before[k] = graph.node("Concat", apart, axis=0)
-    inputs = [values, leaves["W"], leaves["R"], leaves["B"], steps, *before, *([leaves["P"]] if "P" in leaves else [])]
+    weights = [leaves.get(leaf, "") for leaf in "WRB"]
+    inputs = [values, *weights, steps, *before, *([leaves["P"]] if "P" in leaves else [])]
     made = graph.node(
         OPERATORS[type(cell)], inputs, 1 + len(states), direction=direction, **_attributes(cell, len(cells))
     )

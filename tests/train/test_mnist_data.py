@@ -107,8 +107,8 @@ def test_two_programs_prepare_at_once(tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(3)
     ]
     outputs = [program.communicate(timeout=300) for program in programs]
-    assert [output for output, _ in outputs] == ["10000\n"] * 3
-    assert sum("Preparing MNIST" in errors for _, errors in outputs) == 1
+    assert [(output.splitlines()[-1], errors) for output, errors in outputs] == [("10000", "")] * 3
+    assert sum("Preparing MNIST" in output for output, _ in outputs) == 1
 
 
 def test_a_data_dir_that_cannot_be_written(tmp_path):
