@@ -79,6 +79,14 @@ def test_agrees(name, example):
     harness.check(interop.onnx, cell, example, run)
 
 
+def test_outputs_come_before_states(capfd):
+    layer = Stack([RNN(LSTM(4)), RNN(GRU(4))])
+    model = interop.onnx.export_model(layer, random_params(layer, 3))
+    names = ["outputs", "layer_0_hidden", "layer_0_cell", "layer_1_hidden"]
+    assert list(call(model, {"inputs": normal(0, 2, 5, 3)})) == names
+    assert capfd.readouterr().err == ""  # no warning of initializers that are not used
+
+
 LAYERS = {
     "reverse": RNN(GRU(4), reverse=True),
     "sum": Bidirectional(LSTM(4), LSTM(4), merge="sum"),
