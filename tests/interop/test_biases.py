@@ -93,7 +93,9 @@ def test_with_zeros(framework):
     run, cells = WITH_ZEROS[framework]
     for cell in cells:
         weights = there_and_back(framework, cell, run)
-        with pytest.raises(ValueError, match=r"the weights have a (recurrent_)?bias that is not zero, but .* has no biases"):
+        with pytest.raises(
+            ValueError, match=r"the weights have a (recurrent_)?bias that is not zero, but .* has no biases"
+        ):
             getattr(interop, framework).import_weights(stack(cell), harness.redrawn(weights, 0))
 
 
