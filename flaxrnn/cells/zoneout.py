@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxrnn.carry import shard_batch_like
 from flaxrnn.cells.base import Cell, Params, State, check_rate
 from flaxrnn.cells.products import Product
 
@@ -98,7 +99,7 @@ class Zoneout(Cell):
             field: jax.random.bernoulli(field_key, rate, (len(inputs), *getattr(state, field).shape))
             for field_key, (field, rate) in zip(keys, self.rates.items(), strict=True)
         }
-        return params, ZoneoutInputs(inner_inputs, stays)
+        return params, ZoneoutInputs(inner_inputs, shard_batch_like(inputs, slice(0, -1), stays))
 
     def project(self, params: Params, inputs: Any, product: Product) -> tuple[Any, dict[str, jax.Array] | None]:
         inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)
