@@ -45,6 +45,17 @@ def test_symbolic_shapes_run_under_auto():
         assert type(restored.call(inputs)[0]) is type(cell.initial_state())
 
 
+def test_symbolic_shapes_of_what_goes_with_the_sequence():
+    cell = Zoneout(LSTM(H), hidden_rate=0.1)
+    params, key = random_params(cell, I), jax.random.key(0)
+    run = jax.jit(lambda inputs, resets: flaxrnn.scan(cell, params, inputs, resets=resets, reverse=True, key=key))
+    batch, time = jax.export.symbolic_shape("b, t")
+    shapes = jax.ShapeDtypeStruct((batch, time, I), jnp.float32), jax.ShapeDtypeStruct((batch, time), bool)
+    exported = jax.export.export(run)(*shapes)
+    inputs, resets = jnp.asarray(normal(0, 4, 7, I)), jnp.asarray(normal(1, 4, 7) > 0)
+    assert_close(exported.call(inputs, resets), run(inputs, resets))
+
+
 @pytest.mark.parametrize(("strategy", "symbols"), [("fused", "b, t"), ("checkpointed", "2, t")])
 def test_symbolic_shapes_are_refused_by_strategies_that_cut(strategy, symbols):
     cell = GRU(H)

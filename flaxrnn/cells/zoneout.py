@@ -96,7 +96,7 @@ class Zoneout(Cell):
         params, inner_inputs = self.cell.perturb(inner_key, params, inputs)
         state = jax.eval_shape(lambda: self.cell.initial_state(inputs.shape[1:-1]))
         stays = {
-            field: jax.random.bernoulli(field_key, rate, (len(inputs), *getattr(state, field).shape))
+            field: jax.random.bernoulli(field_key, rate, (inputs.shape[0], *getattr(state, field).shape))
             for field_key, (field, rate) in zip(keys, self.rates.items(), strict=True)
         }
         return params, ZoneoutInputs(inner_inputs, shard_batch_like(inputs, slice(0, -1), stays))
