@@ -95,7 +95,8 @@ def split_params(layer: Layer, params: Any) -> list[Params]:
 
 def own_params(layer: Layer, params: Any, path: tuple[str, ...]) -> Params:
     """The parameters of the cell at `path`, out of those of the layer."""
-    own = params
+    own: Any = params
+    cell: Any = params
     for name in (*path, "kernel"):
         if not isinstance(own, Mapping) or name not in own:
             found = listed(own) if isinstance(own, Mapping) else describe(own)
