@@ -45,8 +45,21 @@ def read_model(model: Any, weights: Mapping[str, Any]) -> tuple[Layer, list[Site
     constants = _constants(model.graph) | {name: to_numpy(name, array) for name, array in weights.items()}
     if not any(node.op_type in RECURRENT for node in model.graph.node):
         raise ValueError("the model has no LSTM, GRU or RNN operator in its graph")
-    parts = _Parts(constants, inputs, _zeros(model.graph, constants))
-    return parts.network(_top(Walk(model, constants).outputs()))
+    try:
+        parts = _Parts(constants, inputs, _zeros(model.graph, constants))
+        return parts.network(_top(Walk(model, constants).outputs()))
+    except ValueError:
+        raise
+    except Exception:  # a fault of the model, unless ONNX itself has nothing against it
+        _check(model)
+        raise
+
+
+def _check(model: Any) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of the many kinds that a wrong model raises there
+        raise ValueError(f"onnx.checker refuses the model: {error}") from error
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:
