@@ -191,6 +191,11 @@ class _Parts:
                 raise ValueError(
                     f"{name}: its {slot} is neither zero nor an input, and there is no place for it in params"
                 )
+        if inputs.get("lengths") in self.constants:
+            raise ValueError(
+                f"{name}: its sequence_lens are constants of the graph: flaxrnn's layers have no lengths of their own; "
+                "make them an input of the model, and pass them to layer.apply as lengths=..."
+            )
         size = arrays["R"].shape[-1]
         site = Site(f"{name}/{number}", {slot: array[number] for slot, array in arrays.items()})
         cell = _cell_of(node, name, number, size, "P" in arrays)

@@ -212,6 +212,14 @@ def test_an_initial_state_of_its_own(kind):
         assert interop.onnx.layer_for(model) == RNN(GRU(4, reset_after=False, use_bias=False))
 
 
+def test_lengths_of_its_own():
+    model = operator("GRU")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([5, 2], np.int32), "lengths"))
+    model.graph.node[0].input.extend(["", "lengths"])
+    with pytest.raises(ValueError, match="cell: its sequence_lens are constants of the graph"):
+        interop.onnx.layer_for(model)
+
+
 @pytest.mark.parametrize("opset", [14, 18, 22])
 def test_versions_of_operators(opset):
     layer = Bidirectional(LSTM(4), LSTM(4))

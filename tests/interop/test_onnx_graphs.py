@@ -287,6 +287,21 @@ def test_weights_of_wrong_shapes():
         interop.onnx.layer_for(model)
 
 
+DAMAGED = {
+    "an input less": lambda node: node.input.pop(),
+    "axes of another kind": lambda node: node.input.__setitem__(1, "c0"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_model_that_onnx_refuses(how):
+    model = parallel("Concat")
+    (node, *_) = [node for node in model.graph.node if node.op_type == ("Squeeze" if "axes" in how else "Transpose")]
+    DAMAGED[how](node)
+    with pytest.raises(ValueError, match=r"onnx\.checker refuses the model: "):
+        interop.onnx.layer_for(model)
+
+
 @pytest.mark.parametrize("activation", ["Tanh", "Relu", "Sigmoid"])
 def test_what_is_read_can_be_pickled(activation):
     model = Model()
