@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks, run_time_checks
-from flaxrnn.carry import shard_like_next, vary_like
+from flaxrnn.carry import shard_batch_like, shard_like_next, vary_like
 from flaxrnn.cells.base import Cell, State, check_cell
 from flaxrnn.reverse_mode import reverse_mode_only
 from flaxrnn.strategies.auto import check_strategy, choose
@@ -156,6 +156,7 @@ def _scan(
     checks.check_state("initial_state", state, reset_state, f"; inputs is taken as {layout}")
     checks.check_state_dtypes(state, reset_state)
     reset_state, state = vary_like((params, inputs), (reset_state, state))
+    reset_state, state = shard_batch_like(inputs, slice(1, -1), (reset_state, state))
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
 
     if check_at_run_time and lengths is not None:
@@ -201,10 +202,11 @@ def _resets_from_the_end(resets: jax.Array, mask: jax.Array | None) -> jax.Array
     A reset stands at the first step of a sequence. From the end that step is read last, and the state must begin
     again at the valid step that follows in reading order: the one before it in time.
     """
-    time = len(resets)
+    time = resets.shape[0]
+    if not time:
+        return resets
     steps = jnp.arange(time).reshape(time, *(1,) * (resets.ndim - 1))
     valid = jnp.where(jnp.ones_like(resets) if mask is None else mask, steps, time)
-    none = jnp.full_like(valid[:1], time, shape=(1, *resets.shape[1:]))
-    following = jax.lax.cummin(jnp.concatenate([valid, none]), axis=0, reverse=True)[1:]
-    resets = jnp.concatenate([resets, jnp.zeros_like(none, bool)])
+    following = jax.lax.cummin(jnp.concatenate([valid, jnp.full_like(valid[:1], time)]), axis=0, reverse=True)[1:]
+    resets = jnp.concatenate([resets, jnp.zeros_like(resets[:1])])
     return jnp.take_along_axis(resets, following, axis=0)

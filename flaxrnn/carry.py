@@ -17,6 +17,18 @@ def vary_like(others: Any, tree: Any) -> Any:
     return jax.tree.map(vary, tree)
 
 
+def shard_batch_like(others: jax.Array, batch: slice, tree: Any) -> Any:
+    """`tree`, of leaves `[*batch, ...]`, with the explicit sharding that `others` has on its axes `batch`."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return tree
+    axes = jax.typeof(others).sharding.spec[batch]
+
+    def shard(leaf: jax.Array) -> jax.Array:
+        return jax.sharding.reshard(leaf, jax.P(*axes, *[None] * (leaf.ndim - len(axes))))
+
+    return jax.tree.map(shard, tree)
+
+
 def shard_like_next(step: Callable[[Any], Any], state: Any) -> Any:
     """`state` with the sharding that `step` gives it, on a mesh with explicit axes; elsewhere as it is."""
     if not jax.sharding.get_abstract_mesh().explicit_axes:

@@ -37,9 +37,17 @@ def cast(
     if dtype is None:
         return inputs, params, initial_state
     like = jax.eval_shape(lambda: layer.initial_state(inputs.shape[:-2], dtype))
+    initial_state = _tuples(initial_state)
     if same_structure(initial_state, like):
         initial_state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial_state, like)
     return inputs.astype(dtype), jax.tree.map(lambda leaf: leaf.astype(dtype), params), initial_state
+
+
+def _tuples(states: Any) -> Any:
+    """The states of a layer's parts, which may be given as lists, as tuples."""
+    if isinstance(states, tuple | list) and not hasattr(states, "_fields"):
+        return tuple(map(_tuples, states))
+    return states
 
 
 def check_partitioning(partitioning: Mapping[str, tuple[str | None, ...]] | None, params: Any) -> None:

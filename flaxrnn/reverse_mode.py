@@ -44,7 +44,4 @@ _tangent.def_impl(lambda tangent, *, strategy: _refuse(strategy))
 _tangent.def_abstract_eval(lambda tangent, *, strategy: tangent)
 ad.deflinear2(_tangent, lambda cotangent, tangent, *, strategy: [cotangent])
 mlir.register_lowering(_tangent, lambda ctx, tangent, *, strategy: _refuse(strategy))
-batching.primitive_batchers[_tangent] = lambda args, dims, *, strategy: (
-    _tangent.bind(*args, strategy=strategy),
-    dims[0],
-)
+batching.primitive_batchers[_tangent] = lambda args, dims, *, strategy: _refuse(strategy)

@@ -177,6 +177,10 @@ def test_dtypes():
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert outputs.dtype == jnp.bfloat16
     assert state.cell.dtype == jnp.float32
+    wide = jax.tree.map(lambda field: field.astype(jnp.float32), state)
+    assert_equal(
+        module.apply(variables, INPUTS, initial_state=wide), module.apply(variables, INPUTS, initial_state=state)
+    )
 
 
 # What people asked for, at https://github.com/google/flax/issues

@@ -147,6 +147,12 @@ def test_partitioning_and_dtypes():
     state, outputs = module(INPUTS)
     assert outputs.dtype == jnp.bfloat16
     assert state.cell.dtype == jnp.float32
+    wide = jax.tree.map(lambda field: field.astype(jnp.float32), state)
+    assert_equal(module(INPUTS, initial_state=wide), module(INPUTS, initial_state=state))
+    both = flaxrnn.nnx.Bidirectional(LSTM(5), GRU(4), I, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    states, _ = both(INPUTS)
+    wide = [jax.tree.map(lambda field: field.astype(jnp.float32), state) for state in states]  # a list is taken too
+    assert_equal(both(INPUTS, initial_state=wide), both(INPUTS, initial_state=states))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -178,6 +178,8 @@ def test_forward_mode_says_which_strategy_to_choose(strategy):
         jax.jvp(lambda params: run(params, strategy), (params,), (params,))
     with pytest.raises(TypeError, match=f"{strategy} strategy has no forward-mode derivative: pass strategy='plain'"):
         jax.jvp(jax.jit(lambda params: run(params, strategy)), (params,), (params,))
+    with pytest.raises(TypeError, match=f"{strategy} strategy has no forward-mode derivative: pass strategy='plain'"):
+        jax.jacfwd(lambda params: run(params, strategy))(params)
     jax.jvp(lambda params: run(params, "plain"), (params,), (params,))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import flaxrnn
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn import RNN, Stack
+from flaxrnn.cells import GRU, LSTM, Elman, Zoneout
 from tests.compare import assert_close, normal, random_params, random_state
 from tests.processes import run_python
 
@@ -44,6 +45,17 @@ def test_symbolic_shapes_run_under_auto():
         assert type(restored.call(inputs)[0]) is type(cell.initial_state())
 
 
+def test_symbolic_shapes_of_what_goes_with_the_sequence():
+    cell = Zoneout(LSTM(H), hidden_rate=0.1)
+    params, key = random_params(cell, I), jax.random.key(0)
+    run = jax.jit(lambda inputs, resets: flaxrnn.scan(cell, params, inputs, resets=resets, reverse=True, key=key))
+    batch, time = jax.export.symbolic_shape("b, t")
+    shapes = jax.ShapeDtypeStruct((batch, time, I), jnp.float32), jax.ShapeDtypeStruct((batch, time), bool)
+    exported = jax.export.export(run)(*shapes)
+    inputs, resets = jnp.asarray(normal(0, 4, 7, I)), jnp.asarray(normal(1, 4, 7) > 0)
+    assert_close(exported.call(inputs, resets), run(inputs, resets))
+
+
 @pytest.mark.parametrize(("strategy", "symbols"), [("fused", "b, t"), ("checkpointed", "2, t")])
 def test_symbolic_shapes_are_refused_by_strategies_that_cut(strategy, symbols):
     cell = GRU(H)
@@ -77,7 +89,27 @@ def explicit_mesh():
             assert_close(jax.device_get(found), jax.device_get(expected))
         with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"fused.*the mesh of jax.set_mesh has explicit axes"):
             loss(params, jax.device_put(inputs, rows), None, strategy="fused")
+    explicit_mesh_options(mesh, rows)
     print("agree")
+
+
+def explicit_mesh_options(mesh, rows):
+    """What goes with the sequence is made without a sharding, or is given as NumPy's."""
+    inputs, lengths, marks = normal(0, 4, 5, I), np.array([5, 2, 0, 3]), normal(1, 4, 5) > 0
+    layers = {
+        RNN(GRU(H), reverse=True): ({"resets": marks, "lengths": lengths}, {"mask": marks}),
+        RNN(GRU(H), include_initial=True): ({},),
+        RNN(GRU(H), reverse=True, include_initial=True): ({"lengths": lengths},),
+        RNN(Zoneout(LSTM(H, input_dropout=0.1), 0.1, 0.2)): ({"key": jax.random.key(0)},),
+        Stack([RNN(LSTM(H, learn_initial_state=True))] * 2, dropout=0.1): ({"key": jax.random.key(0)},),
+    }
+    for layer, each in layers.items():
+        params = random_params(layer, I)
+        for options in each:
+            expected = layer.apply(params, inputs, **options)
+            with jax.set_mesh(mesh):
+                found = jax.jit(functools.partial(layer.apply, **options))(params, jax.device_put(inputs, rows))
+            assert_close(jax.device_get(found), jax.device_get(expected))
 
 
 def test_a_mesh_with_explicit_axes():

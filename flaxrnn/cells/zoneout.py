@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flaxrnn.carry import shard_batch_like
 from flaxrnn.cells.base import Cell, Params, State, check_rate
 from flaxrnn.cells.products import Product
 
@@ -95,10 +96,10 @@ class Zoneout(Cell):
         params, inner_inputs = self.cell.perturb(inner_key, params, inputs)
         state = jax.eval_shape(lambda: self.cell.initial_state(inputs.shape[1:-1]))
         stays = {
-            field: jax.random.bernoulli(field_key, rate, (len(inputs), *getattr(state, field).shape))
+            field: jax.random.bernoulli(field_key, rate, (inputs.shape[0], *getattr(state, field).shape))
             for field_key, (field, rate) in zip(keys, self.rates.items(), strict=True)
         }
-        return params, ZoneoutInputs(inner_inputs, stays)
+        return params, ZoneoutInputs(inner_inputs, shard_batch_like(inputs, slice(0, -1), stays))
 
     def project(self, params: Params, inputs: Any, product: Product) -> tuple[Any, dict[str, jax.Array] | None]:
         inputs, stays = inputs if isinstance(inputs, ZoneoutInputs) else (inputs, None)

@@ -52,14 +52,17 @@ def arithmetic(cell: Cell) -> tuple[Any, ...]:
 
 
 def check_expressible(framework: str, cells: Cells, reasons: dict[str, str], cell: Cell) -> None:
-    """Raises an error unless a framework has such a cell, of `cells` with those values of their options."""
+    """Raises an error unless a framework has such a cell, of `cells` with those values of their options.
+
+    A cell without biases is no error anywhere: where a framework's cells all have them, they are zero.
+    """
     kind = type(cell)
     if kind not in cells:
         raise ValueError(f"{framework} has no {cell}: it has {', '.join(other.__name__ for other in cells)}")
     defaults = {field.name: field.default for field in dataclasses.fields(cell)}
     for name, value in _options(cell).items():
         allowed = cells[kind].get(name, (defaults[name],))
-        if name != "hidden_size" and allowed is not ANY and value not in allowed:
+        if name not in ("hidden_size", "use_bias") and allowed is not ANY and value not in allowed:
             shown = " or ".join(_name_of(one) for one in allowed)
             reason = f": {reasons[name]}" if name in reasons else ""
             raise ValueError(f"{framework} has no {kind.__name__} with {name}={_name_of(value)}, only {shown}{reason}")

@@ -1,9 +1,12 @@
-"""The arithmetic of layouts: gates in another order, and two biases for one."""
+"""The arithmetic of layouts: gates in another order, two biases for one, and none."""
+
+import dataclasses
 
 import numpy as np
 
-from flaxrnn.cells import GRU, LSTM
+from flaxrnn.cells import GRU, LSTM, GatedCell
 from flaxrnn.cells.base import Cell
+from flaxrnn.checks import init_shapes
 from flaxrnn.interop.arrays import Arrays
 
 
@@ -48,3 +51,28 @@ def part_bias(params: Arrays) -> tuple[np.ndarray, np.ndarray]:
         recurrent = params["recurrent_bias"]
         outside[-len(recurrent) :] = recurrent
     return bias, outside
+
+
+def with_biases(cell: Cell) -> GatedCell:
+    """The cell with `use_bias=True`."""
+    assert isinstance(cell, GatedCell), "frameworks have no others"
+    return cell if cell.use_bias else dataclasses.replace(cell, use_bias=True)
+
+
+def add_zero_biases(cell: Cell, params: Arrays) -> Arrays:
+    """The parameters of `with_biases(cell)`: those of `cell`, and where it has no biases zeros."""
+    kernel = params["kernel"]
+    shapes = {name: like.shape for name, like in init_shapes(with_biases(cell), len(kernel)).items()}
+    return params | {name: np.zeros(shape, kernel.dtype) for name, shape in shapes.items() if name not in params}
+
+
+def drop_zero_biases(cell: Cell, params: Arrays) -> Arrays:
+    """The parameters of `cell` from those of `with_biases(cell)`; an error if a bias that it lacks is not zero."""
+    names = init_shapes(cell, len(params["kernel"]))
+    for name, array in params.items():
+        if name not in names and np.any(array):
+            raise ValueError(
+                f"the weights have a {name} that is not zero, but {cell} has no biases: pass a layer of cells with "
+                "use_bias=True"
+            )
+    return {name: array for name, array in params.items() if name in names}

@@ -10,7 +10,7 @@ from flaxrnn.cells import LSTM
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arithmetic import check_expressible
 from flaxrnn.interop.arrays import DTypeError, to_jax, to_numpy
-from flaxrnn.interop.blocks import add, part_bias
+from flaxrnn.interop.blocks import add, add_zero_biases, drop_zero_biases, part_bias
 from flaxrnn.interop.places import check_uniform, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -23,7 +23,8 @@ def import_weights(layer: Layer, weights: Any) -> dict[str, Any]:
       weights: `[size]`, float32: for each layer and direction W_ih and W_hh, and after all of these b_ih and b_hh.
 
     Returns:
-      The parameters, as `layer.init` makes them; the two biases are added.
+      The parameters, as `layer.init` makes them; the two biases are added. For cells with `use_bias=False` they must be
+      zero, as `export_weights` makes them.
 
     Raises:
       ValueError: if the layer is not of such LSTMs, or no number of input features gives a vector of that size.
@@ -44,14 +45,11 @@ def import_weights(layer: Layer, weights: Any) -> dict[str, Any]:
     bounds = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     pieces = [piece.reshape(shape) for piece, shape in zip(np.split(vector, bounds), shapes, strict=True)]
     half = len(pieces) // 2
-    params = [
-        {
-            "kernel": to_jax("weights", pieces[k].T),
-            "recurrent_kernel": to_jax("weights", pieces[k + 1].T),
-            "bias": to_jax("weights", add(pieces[half + k], pieces[half + k + 1])),
-        }
-        for k in range(0, half, 2)
-    ]
+    params = []
+    for cell, k in zip(cells, range(0, half, 2), strict=True):
+        bias = add(pieces[half + k], pieces[half + k + 1])
+        arrays = {"kernel": pieces[k].T, "recurrent_kernel": pieces[k + 1].T, "bias": bias}
+        params.append({name: to_jax("weights", array) for name, array in drop_zero_biases(cell, arrays).items()})
     return join_params(layer, iter(params))
 
 
@@ -69,7 +67,7 @@ def export_weights(layer: Layer, params: Any) -> np.ndarray:
         checks.check_params(cell, own, len(own["kernel"]))
         for name in ("kernel", "recurrent_kernel"):
             matrices.append(np.asarray(own[name]).T)
-        biases += part_bias({name: np.asarray(array) for name, array in own.items()})
+        biases += part_bias(add_zero_biases(cell, {name: np.asarray(array) for name, array in own.items()}))
     vector = np.concatenate([piece.reshape(-1) for piece in (*matrices, *biases)])
     if vector.dtype != np.float32:
         raise DTypeError(f"params are in {vector.dtype}: cuDNN's LSTM of JAX takes float32 alone, cast them first")

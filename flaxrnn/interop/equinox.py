@@ -16,7 +16,7 @@ from flaxrnn.layers import Layer
 class _Equinox(Layout):
     framework = "Equinox"
     leaves = ("weight_ih", "weight_hh", "bias", "bias_n")
-    optional = ("bias", "bias_n")
+    biases = ("bias", "bias_n")
     cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (True,)}}
     reasons: ClassVar[dict[str, str]] = {"reset_after": "its reset gate acts after the matrix product"}
 
@@ -51,7 +51,7 @@ def import_weights(layer: Layer, source: Any, prefix: str = "") -> dict[str, Any
       prefix: what the paths of the network begin with among others; those are then left out.
 
     Returns:
-      The parameters, as `layer.init` makes them. A cell with `use_bias=False` has biases of zero.
+      The parameters, as `layer.init` makes them. Without biases in Equinox, a layer that has them gets zeros.
 
     Raises:
       ValueError: if Equinox has no such layer, or an entry is missing, unknown or of another shape.

@@ -14,7 +14,7 @@ from flaxrnn.interop.arithmetic import ANY, Cells, linear, sigmoid
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
 from flaxrnn.interop.layout import Layout, Site
-from flaxrnn.interop.places import Place, places
+from flaxrnn.interop.places import Place
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean", None: None}
@@ -26,7 +26,7 @@ ACTIVATIONS = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid, "linear": linear}
 class _Keras(Layout):
     framework = "Keras"
     leaves = ("kernel", "recurrent_kernel", "bias")
-    optional = ("bias",)
+    biases = ("bias",)
     cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": ANY}, Elman: {"activation": ANY}}
 
     def write(self, cell: Cell, params: Arrays) -> Arrays:
@@ -82,7 +82,7 @@ def import_weights(layer: Layer, weights: Mapping[str, Any] | Sequence[Any], pre
       >>> interop.keras.export_weights(RNN(cells.LSTM(4)), params).keys()
       dict_keys(['lstm/lstm_cell/kernel', 'lstm/lstm_cell/recurrent_kernel', 'lstm/lstm_cell/bias'])
     """
-    return _Keras().import_weights(layer, _named(weights, len(places(layer))), prefix)
+    return _Keras().import_weights(layer, _named(weights, [place.cell for place in _Keras().places(layer)]), prefix)
 
 
 def export_weights(layer: Layer, params: Any) -> Arrays:
@@ -148,33 +148,35 @@ def _cell(cell: Any) -> Cell:
 
     names = "activation", "recurrent_activation"
     activation, gates = (getattr(getattr(cell, name, None), "__name__", "") for name in names)
+    kinds = keras.layers.LSTMCell | keras.layers.GRUCell | keras.layers.SimpleRNNCell
+    if not isinstance(cell, kinds):
+        raise TypeError(f"{describe(cell)} is no LSTMCell, GRUCell or SimpleRNNCell of Keras's")
+    dropout = {"input_dropout": cell.dropout, "hidden_dropout": cell.recurrent_dropout}
     if isinstance(cell, keras.layers.SimpleRNNCell):
         if activation not in ACTIVATIONS:
             raise ValueError(f"{cell.name} has the activation {activation}: there are {', '.join(ACTIVATIONS)}")
-        return Elman(cell.units, activation=ACTIVATIONS[activation])
-    if not isinstance(cell, keras.layers.LSTMCell | keras.layers.GRUCell):
-        raise TypeError(f"{describe(cell)} is no LSTMCell, GRUCell or SimpleRNNCell of Keras's")
+        return Elman(cell.units, activation=ACTIVATIONS[activation], use_bias=cell.use_bias, **dropout)
     if (activation, gates) != ("tanh", "sigmoid"):
         raise ValueError(
             f"{cell.name} has the activations {activation} and {gates}: flaxrnn's cells have tanh and sigmoid"
         )
-    dropout = {"input_dropout": cell.dropout, "hidden_dropout": cell.recurrent_dropout}
     if isinstance(cell, keras.layers.LSTMCell):
-        return LSTM(cell.units, **dropout)
-    return GRU(cell.units, cell.reset_after, **dropout)
+        return LSTM(cell.units, use_bias=cell.use_bias, **dropout)
+    return GRU(cell.units, cell.reset_after, use_bias=cell.use_bias, **dropout)
 
 
-def _named(weights: Mapping[str, Any] | Sequence[Any], cells: int) -> Mapping[str, Any]:
-    """Weights by path, for a list of them in the order of the cells, each with a bias or each without."""
+def _named(weights: Mapping[str, Any] | Sequence[Any], cells: list[Cell]) -> Mapping[str, Any]:
+    """Weights by path, for a list of them in the order of the cells; all of it may be without biases."""
     if isinstance(weights, Mapping):
         return weights
     if not isinstance(weights, Sequence):
         raise TypeError(f"weights is {describe(weights)}: pass what get_weights() gives, or arrays by their paths")
-    each = len(weights) // max(1, cells)
-    if each not in (2, 3) or each * cells != len(weights):
-        raise ValueError(
-            f"weights are {len(weights)} arrays, but a layer of {cells} cells has {3 * cells}, or without biases "
-            f"{2 * cells}: pass what get_weights() gives"
-        )
-    names = [f"{k}/{name}" for k in range(cells) for name in _Keras.leaves[:each]]
-    return dict(zip(names, weights, strict=True))
+    own = [_Keras.leaves if getattr(cell, "use_bias", True) else _Keras.leaves[:2] for cell in cells]
+    for leaves in (own, [_Keras.leaves[:2]] * len(cells), [_Keras.leaves] * len(cells)):
+        names = [f"{k}/{leaf}" for k, each in enumerate(leaves) for leaf in each]
+        if len(names) == len(weights):
+            return dict(zip(names, weights, strict=True))
+    raise ValueError(
+        f"weights are {len(weights)} arrays, but a layer of {len(cells)} cells has {3 * len(cells)}, or without biases "
+        f"{2 * len(cells)}: pass what get_weights() gives"
+    )

@@ -1,6 +1,7 @@
 """How a framework lays out the weights of recurrent cells, and what all frameworks have in common."""
 
 import abc
+import dataclasses
 import re
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell, Params
 from flaxrnn.interop.arithmetic import Cells, check_expressible
 from flaxrnn.interop.arrays import Arrays, DTypeError, below, listed, to_jax
+from flaxrnn.interop.blocks import add_zero_biases, drop_zero_biases, with_biases
 from flaxrnn.interop.places import Place, check_sizes, join_params, places, split_params
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
@@ -47,16 +49,19 @@ class Site(NamedTuple):
 class Layout(abc.ABC):
     """One framework's layout.
 
-    A framework's file says how the arrays of one cell are named and laid out: `write` and `read`. From these two
-    follow which entries and shapes a layer needs, and what is missing or wrong in the weights that are given.
+    A framework's file says how the arrays of one cell with biases are named and laid out: `write` and `read`. From
+    these two follow the layout without biases, which entries and shapes a layer needs, and what is missing or wrong in
+    the weights that are given.
     """
 
     framework: ClassVar[str]
     """Its name, for messages."""
     leaves: ClassVar[tuple[str, ...]]
     """How the names of a cell's arrays end."""
+    biases: ClassVar[tuple[str, ...]] = ()
+    """Which of them a cell with `use_bias=False` lacks; none if every cell of the framework has biases."""
     optional: ClassVar[tuple[str, ...]] = ()
-    """Which of them are left out where there is no bias."""
+    """Which of them may be missing, and are then zero."""
     cells: ClassVar[Cells]
     """The cells that it has."""
     reasons: ClassVar[dict[str, str]] = {}
@@ -122,7 +127,7 @@ class Layout(abc.ABC):
         for place, own in zip(self.places(layer), split_params(layer, params), strict=True):
             checks.check_params(place.cell, own, len(own["kernel"]))
             path = self.path(place, before)
-            written = self.write(place.cell, {name: np.asarray(array) for name, array in own.items()})
+            written = self._write(place.cell, {name: np.asarray(array) for name, array in own.items()})
             arrays |= {self.join(path, leaf): np.array(array, order="C") for leaf, array in written.items()}
             before.append(place)
         return arrays
@@ -177,13 +182,14 @@ class Layout(abc.ABC):
     def cell_params(self, cell: Cell, site: Site) -> Params:
         """The parameters of one cell out of its arrays."""
         layout = self.for_site(site)
-        params = layout.read(cell, layout._complete(cell, site))
-        return {name: to_jax(name, array) for name, array in params.items()}
+        params = layout.read(with_biases(cell), layout._complete(cell, site))
+        return {name: to_jax(name, array) for name, array in drop_zero_biases(cell, params).items()}
 
     def _cell(self, site: Site) -> Cell:
         cell = self.cell_for(site)
-        assert cell is not None, "sites gives no others"
-        return cell
+        assert isinstance(cell, GatedCell), "sites gives no others"
+        without = self.biases and not site.arrays.keys() & set(self.biases)
+        return dataclasses.replace(cell, use_bias=False) if without else cell
 
     def kind(self, rows: int, hidden_size: int) -> type[GatedCell] | None:
         """Which of the framework's cells has so many rows of gates; None if none has."""
@@ -203,35 +209,39 @@ class Layout(abc.ABC):
         raise AssertionError("there are as many cells as places")
 
     def _complete(self, cell: Cell, site: Site) -> Arrays:
-        """The arrays of a cell, with zeros for biases that are left out; an error if others are, or do not fit."""
+        """The arrays of a cell with biases, zeros where they are missing; an error if others are, or do not fit."""
         given = site.arrays
         if len({array.dtype for array in given.values()}) > 1:
             dtypes = listed(f"{self.join(site.path, leaf)} in {array.dtype}" for leaf, array in given.items())
             raise DTypeError(f"the weights of one cell are in several dtypes: {dtypes}: cast them to one")
-        expected = self._shapes(cell, self._input_size(cell, given))
-        missing = expected.keys() - given.keys()
-        if missing <= set(self.optional) and not given.keys() & set(self.optional):
-            dtype = next(iter(given.values())).dtype
-            given = given | {leaf: np.zeros(expected[leaf], dtype) for leaf in missing}
-            missing = set()
-        for leaf in sorted(missing):
+        input_size = self._input_size(cell, given)
+        expected, full = self._shapes(cell, input_size), self._shapes(with_biases(cell), input_size)
+        absent = [leaf for leaves in (self.biases, self.optional) if not given.keys() & set(leaves) for leaf in leaves]
+        for leaf in sorted(expected.keys() - given.keys() - set(absent)):
             names = listed(self.join(site.path, other) for other in given)
             raise ValueError(f"there is no {self.join(site.path, leaf)}, which {cell} needs, but {names}")
         for leaf in sorted(given.keys() - expected.keys()):
             raise ValueError(
                 f"there is an entry {self.join(site.path, leaf)}, which {cell} has not: it has {listed(expected)}"
             )
-        for leaf, shape in expected.items():
-            if given[leaf].shape != shape:
+        for leaf, array in given.items():
+            if array.shape != expected[leaf]:
                 raise ValueError(
-                    f"{self.join(site.path, leaf)} has the shape {list(given[leaf].shape)}, but {cell} takes "
-                    f"{list(shape)}: pass the layer that these weights are of, as layer_for makes it"
+                    f"{self.join(site.path, leaf)} has the shape {list(array.shape)}, but {cell} takes "
+                    f"{list(expected[leaf])}: pass the layer that these weights are of, as layer_for makes it"
                 )
-        return given
+        dtype = next(iter(given.values())).dtype
+        return {leaf: given[leaf] if leaf in given else np.zeros(shape, dtype) for leaf, shape in full.items()}
 
     def _shapes(self, cell: Cell, input_size: int) -> dict[str, tuple[int, ...]]:
         zeros = {name: np.zeros(like.shape, np.float32) for name, like in checks.init_shapes(cell, input_size).items()}
-        return {leaf: array.shape for leaf, array in self.write(cell, zeros).items()}
+        return {leaf: array.shape for leaf, array in self._write(cell, zeros).items()}
+
+    def _write(self, cell: Cell, params: Arrays) -> Arrays:
+        """`write`, for cells without biases too."""
+        full = with_biases(cell)
+        arrays = self.write(full, add_zero_biases(cell, params))
+        return {leaf: array for leaf, array in arrays.items() if full == cell or leaf not in self.biases}
 
     def _input_size(self, cell: Cell, given: Arrays) -> int:
         """How many features the inputs have, from the one axis whose size changes with that number."""

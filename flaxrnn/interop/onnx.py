@@ -5,8 +5,9 @@ from typing import Any
 
 from flaxrnn.interop.arithmetic import arithmetic
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
+from flaxrnn.interop.blocks import with_biases
 from flaxrnn.interop.onnx_layout import ONNXLayout
-from flaxrnn.interop.places import check_sizes, join_params, places
+from flaxrnn.interop.places import check_sizes, join_params, places, plain_layers
 from flaxrnn.layers import Bidirectional, Layer, Stack
 
 
@@ -119,12 +120,13 @@ def layer_for(source: Any, prefix: str = "", *, weights: Mapping[str, Any] | Non
 
 
 def _computed(layer: Layer) -> list[Any]:
-    """What a layer computes, to compare: its layers from the bottom, stacks within stacks taken apart."""
+    """What a layer computes, biases aside, to compare: its layers from the bottom, stacks within stacks taken apart."""
     if isinstance(layer, Stack):
         parts = [_computed(part) for part in layer.layers]
         return [parts] if layer.residual and len(parts) > 1 else [one for part in parts for one in part]
-    cells = [(arithmetic(place.cell), place.reverse) for place in places(layer)]
-    return [(cells, layer.merge if isinstance(layer, Bidirectional) else "")]
+    (plain,) = plain_layers(layer)
+    cells = [(arithmetic(with_biases(place.cell)), place.reverse) for place in places(plain)]
+    return [(cells, plain.merge if isinstance(plain, Bidirectional) else "")]
 
 
 def _check_no_weights(weights: Mapping[str, Any] | None) -> None:

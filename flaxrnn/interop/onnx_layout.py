@@ -23,7 +23,7 @@ class ONNXLayout(Layout):
 
     framework = "ONNX"
     leaves = ("W", "R", "B", "P")
-    optional = ("B",)
+    biases = ("B",)
     cells: ClassVar[Cells] = {
         LSTM: {"peephole": ANY, "coupled": ANY},
         GRU: {"reset_after": ANY},

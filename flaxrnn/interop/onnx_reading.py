@@ -1,5 +1,6 @@
 """The layer that the recurrent operators of an ONNX model are, and their weights."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, Elman, GatedCell
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arrays import Arrays, listed, to_numpy
 from flaxrnn.interop.layout import Site
@@ -44,8 +45,21 @@ def read_model(model: Any, weights: Mapping[str, Any]) -> tuple[Layer, list[Site
     constants = _constants(model.graph) | {name: to_numpy(name, array) for name, array in weights.items()}
     if not any(node.op_type in RECURRENT for node in model.graph.node):
         raise ValueError("the model has no LSTM, GRU or RNN operator in its graph")
-    parts = _Parts(constants, inputs, _zeros(model.graph, constants))
-    return parts.network(_top(Walk(model, constants).outputs()))
+    try:
+        parts = _Parts(constants, inputs, _zeros(model.graph, constants))
+        return parts.network(_top(Walk(model, constants).outputs()))
+    except ValueError:
+        raise
+    except Exception:  # a fault of the model, unless ONNX itself has nothing against it
+        _check(model)
+        raise
+
+
+def _check(model: Any) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of the many kinds that a wrong model raises there
+        raise ValueError(f"onnx.checker refuses the model: {error}") from error
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:
@@ -177,9 +191,15 @@ class _Parts:
                 raise ValueError(
                     f"{name}: its {slot} is neither zero nor an input, and there is no place for it in params"
                 )
+        if inputs.get("lengths") in self.constants:
+            raise ValueError(
+                f"{name}: its sequence_lens are constants of the graph: flaxrnn's layers have no lengths of their own; "
+                "make them an input of the model, and pass them to layer.apply as lengths=..."
+            )
         size = arrays["R"].shape[-1]
         site = Site(f"{name}/{number}", {slot: array[number] for slot, array in arrays.items()})
-        return _cell_of(node, name, number, size, "P" in arrays), site
+        cell = _cell_of(node, name, number, size, "P" in arrays)
+        return (cell if "B" in arrays else dataclasses.replace(cell, use_bias=False)), site
 
     def _arrays(self, node: Any, name: str, directions: int, inputs: dict[str, str]) -> Arrays:
         """The weights of an operator, `[directions, ...]`, of the shapes that ONNX says."""
@@ -237,7 +257,7 @@ def _no_layer(merged: Merged) -> ValueError:
     )
 
 
-def _cell_of(node: Any, name: str, direction: int, size: int, peephole: bool) -> Cell:
+def _cell_of(node: Any, name: str, direction: int, size: int, peephole: bool) -> GatedCell:
     """The cell of one direction of an operator."""
     for unknown in ("clip", "activation_alpha", "activation_beta"):
         if attribute(node, unknown) is not None:

@@ -37,8 +37,9 @@ class Graph:
         return names if outputs > 1 else names[0]
 
     def constant(self, name: str, value: Any) -> str:
-        """Adds a constant."""
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        """Adds a constant, unless it is there already."""
+        if name not in [constant.name for constant in self.constants]:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def input(self, name: str, shape: list[Any], kind: int | None = None) -> str:
@@ -72,9 +73,6 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
     graph = Graph(first.dtype)
     inputs = graph.input("inputs", ["batch", "time", first.shape[1]])
     steps = graph.input("lengths", ["batch"], onnx.TensorProto.INT32) if lengths else ""
-    graph.constant("axis_0", np.array([0]))
-    graph.constant("axis_1", np.array([1]))
-    graph.constant("halves", np.array([1, 1]))
     values = graph.node("Transpose", [inputs], perm=[1, 0, 2])
     residual = isinstance(layer, Stack) and layer.residual
     for number, part in enumerate(layers):
@@ -82,8 +80,9 @@ def write_model(layer: Layer, arrays: Arrays, *, lengths: bool, initial_state: b
         above = _add_layer(graph, part, arrays, f"layer_{number}", prefix, values, steps, initial_state)
         values = graph.node("Add", [above, values]) if residual and number else above
     graph.output("outputs", graph.node("Transpose", [values], perm=[1, 0, 2]), ["batch", "time", layer.output_size])
+    *states, outputs = graph.outputs
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "flaxrnn", graph.inputs, graph.outputs, graph.constants),
+        helper.make_graph(graph.nodes, "flaxrnn", graph.inputs, [outputs, *states], graph.constants),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         producer_name="flaxrnn",
@@ -144,9 +143,10 @@ def _add_operator(
     if initial_state:
         for k, state in enumerate(states):
             given = [graph.input(f"initial_{prefix}{state}", ["batch", own.output_size]) for own, _, prefix in cells]
-            apart = [graph.node("Unsqueeze", [name, "axis_0"]) for name in given]
+            apart = [graph.node("Unsqueeze", [name, graph.constant("axis_0", np.array([0]))]) for name in given]
             before[k] = graph.node("Concat", apart, axis=0)
-    inputs = [values, leaves["W"], leaves["R"], leaves["B"], steps, *before, *([leaves["P"]] if "P" in leaves else [])]
+    weights = [leaves.get(leaf, "") for leaf in "WRB"]
+    inputs = [values, *weights, steps, *before, *([leaves["P"]] if "P" in leaves else [])]
     made = graph.node(
         OPERATORS[type(cell)], inputs, 1 + len(states), direction=direction, **_attributes(cell, len(cells))
     )
@@ -158,8 +158,11 @@ def _add_operator(
 
 def _directions(graph: Graph, value: str, count: int, axis: int) -> list[str]:
     """Takes a value apart along the axis of directions."""
-    parts = graph.node("Split", [value, "halves"], count, axis=axis) if count > 1 else [value]
-    return [graph.node("Squeeze", [part, f"axis_{axis}"]) for part in parts]
+    parts = [value]
+    if count > 1:
+        parts = graph.node("Split", [value, graph.constant("halves", np.array([1, 1]))], count, axis=axis)
+    number = graph.constant(f"axis_{axis}", np.array([axis]))
+    return [graph.node("Squeeze", [part, number]) for part in parts]
 
 
 def _attributes(cell: Cell, directions: int = 1) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Where a layer has its cells, and their parameters among its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from flaxrnn.cells.base import Cell, Params
-from flaxrnn.checks import check_entries, describe
+from flaxrnn.checks import describe, init_shapes
 from flaxrnn.interop.arithmetic import arithmetic
+from flaxrnn.interop.arrays import listed
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 
 
@@ -14,22 +17,35 @@ class Place(NamedTuple):
 
     Attributes:
       cell: the cell.
-      number: which layer of a stack it is in, from the bottom; None if there is no stack.
+      number: which of several layers it is in, from the bottom; None if there is one that is no `Stack`.
       direction: "forward" or "backward" in a `Bidirectional`, else "".
       reverse: whether it reads from the end.
+      path: where its parameters are among the layer's, as in `LayerCell`.
     """
 
     cell: Cell
     number: int | None
     direction: str
     reverse: bool
+    path: tuple[str, ...]
 
 
 def places(layer: Layer) -> list[Place]:
     """The cells of a layer, from the bottom, forward before backward."""
-    plain = plain_layers(layer)
-    stacked = isinstance(layer, Stack)
-    return [place for k, part in enumerate(plain) for place in _cells(part, k if stacked else None)]
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer is {describe(layer)}: pass a layer, such as RNN(cell)")
+    parts = [(part, *_direction(part.path)) for part in layer.cells(1)]
+    numbers = {parent: number for number, parent in enumerate(dict.fromkeys(parent for _, parent, _ in parts))}
+    stacked = isinstance(layer, Stack) or len(numbers) > 1
+    return [
+        Place(part.cell, numbers[parent] if stacked else None, direction, part.reverse, part.path)
+        for part, parent, direction in parts
+    ]
+
+
+def _direction(path: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The path of the layer that a cell is in, and the cell's direction there."""
+    return (path[:-1], path[-1]) if path[-1:] in (("forward",), ("backward",)) else (path, "")
 
 
 def plain_layers(layer: Layer) -> list[RNN | Bidirectional]:
@@ -37,7 +53,10 @@ def plain_layers(layer: Layer) -> list[RNN | Bidirectional]:
     if isinstance(layer, Stack):
         return [plain for part in layer.layers for plain in plain_layers(part)]
     if not isinstance(layer, RNN | Bidirectional):
-        raise TypeError(f"layer is {describe(layer)}: pass an RNN, a Bidirectional or a Stack of them")
+        raise TypeError(
+            f"layer is {describe(layer)}, and what that computes is not known here: pass an RNN, a Bidirectional or a "
+            "Stack of them"
+        )
     return [layer]
 
 
@@ -67,42 +86,61 @@ def check_uniform(framework: str, layer: Layer) -> None:
 
 
 def split_params(layer: Layer, params: Any) -> list[Params]:
-    """The parameters of each cell, in the order of `places`."""
-    if isinstance(layer, Stack):
-        check_entries(params, [f"layer_{k}" for k in range(len(layer.layers))], "Stack")
-        return [own for k, part in enumerate(layer.layers) for own in split_params(part, params[f"layer_{k}"])]
-    if isinstance(layer, Bidirectional):
-        check_entries(params, ("forward", "backward"), "Bidirectional")
-        return [params["forward"], params["backward"]]
-    if not isinstance(params, dict) or "kernel" not in params:
-        found = ", ".join(map(str, params)) if isinstance(params, dict) else describe(params)
-        raise ValueError(f"params has {found or 'nothing'}: pass what the init of {layer} makes")
-    return [params]
+    """The parameters of each cell, in the order of `places`; an error if the layer has others."""
+    paths = [place.path for place in places(layer)]
+    cells = [own_params(layer, params, path) for path in paths]
+    _check_no_others(layer, params, paths)
+    return cells
+
+
+def own_params(layer: Layer, params: Any, path: tuple[str, ...]) -> Params:
+    """The parameters of the cell at `path`, out of those of the layer."""
+    own: Any = params
+    cell: Any = params
+    for name in (*path, "kernel"):
+        if not isinstance(own, Mapping) or name not in own:
+            found = listed(own) if isinstance(own, Mapping) else describe(own)
+            raise ValueError(
+                f"params has no {'/'.join((*path, 'kernel'))}, but {found or 'nothing'}: pass what "
+                f"the init of {layer} makes"
+            )
+        cell, own = own, own[name]
+    return cell
 
 
 def join_params(layer: Layer, cells: Iterator[Params]) -> dict[str, Any]:
     """The parameters of a layer from those of its cells; undoes `split_params`."""
-    if isinstance(layer, Stack):
-        return {f"layer_{k}": join_params(part, cells) for k, part in enumerate(layer.layers)}
-    return {"forward": next(cells), "backward": next(cells)} if isinstance(layer, Bidirectional) else next(cells)
+    params: dict[str, Any] = {}
+    for place, own in zip(places(layer), cells, strict=True):
+        branch = params
+        for name in place.path:
+            branch = branch.setdefault(name, {})
+        branch |= own
+    return params
 
 
 def check_sizes(layer: Layer, params: Any) -> None:
-    """Raises an error if a layer's parameters are for another number of features than the layer below it gives."""
-    below: int | None = None
-    cells = iter(split_params(layer, params))
-    for number, part in enumerate(plain_layers(layer)):
-        for _ in places(part):
-            takes = len(next(cells)["kernel"])
-            if below not in (None, takes):
-                raise ValueError(
-                    f"the weights of layer {number} are for {takes} features, but the layer below it gives {below}: "
-                    "pass a layer whose parts are in the order of the network's"
-                )
-        below = part.output_size if isinstance(part.output_size, int) else None
+    """Raises an error if a layer's parameters do not fit together, or are not all that it has."""
+    cells = split_params(layer, params)
+    inputs = len(cells[0]["kernel"])
+    for place, part, own in zip(places(layer), layer.cells(inputs), cells, strict=True):
+        takes = len(own["kernel"])
+        if takes != part.input_size:
+            where = "/".join(place.path)
+            raise ValueError(
+                f"the weights of {where} are for {takes} features, but what it reads has {part.input_size}: pass a "
+                "layer whose parts are in the order of the network's"
+            )
+    _check_no_others(layer, init_shapes(layer, inputs), [place.path for place in places(layer)])
 
 
-def _cells(layer: RNN | Bidirectional, number: int | None) -> list[Place]:
-    if isinstance(layer, RNN):
-        return [Place(layer.cell, number, "", layer.reverse)]
-    return [Place(layer.forward, number, "forward", False), Place(layer.backward, number, "backward", True)]
+def _check_no_others(layer: Layer, params: Any, paths: list[tuple[str, ...]]) -> None:
+    """Raises an error if a layer has parameters besides those of its cells."""
+    leaves = [
+        tuple(getattr(key, "key", str(key)) for key in keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    others = ["/".join(map(str, leaf)) for leaf in leaves if not any(leaf[: len(path)] == path for path in paths)]
+    if others:
+        raise ValueError(
+            f"{listed(others)} of params belong to no cell of {layer}: pass the layers of its cells one by one"
+        )

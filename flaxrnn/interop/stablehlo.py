@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxrnn.checks import describe
 from flaxrnn.interop.arrays import to_jax
-from flaxrnn.interop.places import places, split_params
+from flaxrnn.interop.places import own_params, places
 from flaxrnn.layers import Layer
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -55,11 +55,11 @@ def export_model(
     unknown = [name for name in platforms if name not in PLATFORMS]
     if isinstance(platforms, str) or unknown:
         raise ValueError(f"platforms is {platforms!r}: pass some of {', '.join(PLATFORMS)}, such as ('cpu', 'tpu')")
-    places(layer)
+    first_path = places(layer)[0].path
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: to_jax(jax.tree_util.keystr(path), np.asarray(leaf)), params
     )
-    first = split_params(layer, params)[0]
+    first = own_params(layer, params, first_path)
     input_size, dtype = len(first["kernel"]), first["kernel"].dtype
     batch, steps = jax.export.symbolic_shape("batch, time")
     shape = (batch, steps if time is None else time, input_size)

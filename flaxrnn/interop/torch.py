@@ -1,5 +1,6 @@
 """Weights of `torch.nn.LSTM`, `GRU` and `RNN`, and of their single cells."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
@@ -19,7 +20,7 @@ from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
 class _Torch(Layout):
     framework = "torch"
     leaves = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-    optional = ("bias_ih", "bias_hh")
+    biases = ("bias_ih", "bias_hh")
     cells: ClassVar[Cells] = {
         LSTM: {"projection_size": ANY},
         GRU: {"reset_after": (True,)},
@@ -82,7 +83,7 @@ def import_weights(layer: Layer, state_dict: Mapping[str, Any], prefix: str = ""
     """The parameters of `layer` out of a state dict.
 
     Torch's two biases become one, their sum; but in a GRU's candidate, where the one stands inside the reset, both
-    stay. A module with `bias=False` has biases of zero.
+    stay. A module with `bias=False` has none, as `use_bias=False` here; a layer with biases has zeros from it.
 
     Args:
       layer: an `RNN`, a `Bidirectional` or a `Stack`, such as `layer_for` makes.
@@ -117,7 +118,8 @@ def export_weights(layer: Layer, params: Any) -> Arrays:
 
     `module.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})` puts it into a
     module; torch reads no NumPy arrays of bfloat16, so make those float32 first. The whole bias is in `bias_ih`;
-    `bias_hh` is zero but for a GRU's candidate.
+    `bias_hh` is zero but for a GRU's candidate. A layer of cells with `use_bias=False` has neither, as a module with
+    `bias=False`.
 
     Args:
       layer: the layer; one of several layers has them all alike, as torch's have.
@@ -162,7 +164,8 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
 
 def _with_relu(layer: Layer) -> Layer:
     def squashed(cell: Cell) -> Elman:
-        return Elman(cell.output_size, activation=relu)
+        assert isinstance(cell, Elman)
+        return dataclasses.replace(cell, activation=relu)
 
     if isinstance(layer, Stack):
         return Stack([_with_relu(part) for part in layer.layers])

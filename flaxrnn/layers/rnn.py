@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from flaxrnn._last import last_valid_step
 from flaxrnn._scan import scan
+from flaxrnn.carry import shard_batch_like
 from flaxrnn.cells.base import Cell, check_cell, check_options
 from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, check_scan_options
 
@@ -94,7 +95,7 @@ class RNN(Layer):
         self, hidden: jax.Array, outputs: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
     ) -> jax.Array:
         """Puts the hidden state before the first step among the outputs, where the reading begins."""
-        hidden = hidden[..., None, :].astype(outputs.dtype)
+        hidden = shard_batch_like(outputs, slice(0, -2), hidden[..., None, :].astype(outputs.dtype))
         if not self.reverse:
             return jnp.concatenate([hidden, outputs], axis=-2)
         place = last_valid_step(outputs.shape[:-1], lengths, mask) + 1

@@ -7,6 +7,7 @@ import numpy as np
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
 from flaxrnn.cells import GRU, LSTM, MGU, Elman
+from flaxrnn.interop.arrays import flatten
 from tests.compare import random_params
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "interop.md"
@@ -31,8 +32,10 @@ LAYERS = {
     "… `coupled=True`": RNN(LSTM(4, coupled=True)),
     "… `projection_size=2`": RNN(LSTM(4, projection_size=2)),
     "… `cell_clip=1.0`": RNN(LSTM(4, cell_clip=1.0)),
+    "… `use_bias=False`": RNN(LSTM(4, use_bias=False)),
     "`GRU`": RNN(GRU(4)),
     "… `reset_after=False`": RNN(GRU(4, reset_after=False)),
+    "… `use_bias=False`, `reset_after=False`": RNN(GRU(4, reset_after=False, use_bias=False)),
     "`MGU`": RNN(MGU(4)),
     "`Bidirectional`, `LSTM`": Bidirectional(LSTM(4), LSTM(4)),
     "`Bidirectional`, `GRU` of two sizes": Bidirectional(GRU(4), GRU(5)),
@@ -62,6 +65,9 @@ def entry(framework, layer):
         return "b\u2032 = 0"
     back = framework.import_weights(layer, weights)
     same = jax.tree.map(np.array_equal, back, params)
+    has_biases = not isinstance(weights, dict) or any(name.endswith(("bias", "/b", "/B")) for name in flatten(weights))
+    if has_biases and not any("bias" in name for name in flatten(params)):
+        return "b = 0"
     return "✓" if jax.tree.all(same) else "≈"
 
 

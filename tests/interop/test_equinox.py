@@ -41,7 +41,7 @@ def run(layer, weights, inputs, lengths):
         outputs = []
         for place in found[k : k + directions]:
             kind = eqx.nn.LSTMCell if isinstance(place.cell, LSTM) else eqx.nn.GRUCell
-            cell = kind(values.shape[-1], place.cell.hidden_size, key=jax.random.key(0))
+            cell = kind(values.shape[-1], place.cell.hidden_size, use_bias=place.cell.use_bias, key=jax.random.key(0))
             prefix = "/".join(
                 [str(place.number)] * (place.number is not None) + [place.direction] * bool(place.direction)
             )
@@ -70,7 +70,7 @@ def test_cells_themselves():
         {"forward": eqx.nn.GRUCell(4, 5, key=keys[1]), "backward": eqx.nn.GRUCell(4, 2, key=keys[2])},
     ]
     layer = interop.equinox.layer_for(cells)
-    assert layer == Stack([RNN(LSTM(4)), Bidirectional(GRU(5), GRU(2))])
+    assert layer == Stack([RNN(LSTM(4, use_bias=False)), Bidirectional(GRU(5), GRU(2))])
     params = interop.equinox.import_weights(layer, cells)
     inputs = normal(0, 2, 5, 3)
     below, _ = sequence(cells[0], inputs)

@@ -108,7 +108,7 @@ def test_convert_and_back(framework, tmp_path, capsys):
     assert "written for" in said
     sizes = ["--hidden-size=4", "--num-layers=2", "--bidirectional"] if framework == "cudnn" else []
     if framework == "haiku":  # which does not say what is bidirectional: as a stack it does not fit
-        with pytest.raises(SystemExit, match="are for 3 features, but the layer below it gives 4"):
+        with pytest.raises(SystemExit, match="the weights of layer_1 are for 3 features, but what it reads has 4"):
             main(["convert", "--from", framework, second, "--to", "torch", third])
         return
     main(["convert", "--from", framework, second, "--to", "torch", third, *sizes, *["--forget-bias=0"] * tf1])

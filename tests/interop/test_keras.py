@@ -31,8 +31,9 @@ def keras_layer(part, **options):
     """The Keras layer that an RNN or a Bidirectional is."""
     if isinstance(part, Bidirectional):
         return keras.layers.Bidirectional(keras_layer(RNN(part.forward), **options), merge_mode=part.merge)
-    options |= {"return_sequences": True, "return_state": True, "zero_output_for_mask": True}
     cell = part.cell
+    options |= {"use_bias": cell.use_bias}
+    options |= {"return_sequences": True, "return_state": True, "zero_output_for_mask": True}
     if isinstance(cell, LSTM):
         return keras.layers.LSTM(cell.hidden_size, **options)
     if isinstance(cell, GRU):
@@ -144,6 +145,8 @@ def test_layers_that_read_backwards(name):
 def test_dropout_comes_over():
     theirs = keras.layers.GRU(4, dropout=0.5, recurrent_dropout=0.25)
     assert interop.keras.layer_for(theirs) == RNN(GRU(4, input_dropout=0.5, hidden_dropout=0.25))
+    theirs = keras.layers.SimpleRNN(4, dropout=0.5, recurrent_dropout=0.25)
+    assert interop.keras.layer_for(theirs) == RNN(Elman(4, input_dropout=0.5, hidden_dropout=0.25))
 
 
 def test_without_biases():
@@ -151,8 +154,28 @@ def test_without_biases():
     theirs = keras.layers.GRU(4, use_bias=False, return_sequences=True)
     inputs = normal(0, 2, 5, 3)
     expected = theirs(inputs)
-    params = interop.keras.import_weights(RNN(GRU(4)), theirs.get_weights())
+    assert interop.keras.layer_for(theirs) == RNN(GRU(4, use_bias=False))
+    params = interop.keras.import_weights(RNN(GRU(4)), theirs.get_weights())  # with biases of zero
     assert_close(RNN(GRU(4)).apply(params, inputs)[1], expected)
+
+
+def test_some_layers_without_biases():
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.layers.GRU(4, use_bias=False, reset_after=False, return_sequences=True),
+            keras.layers.LSTM(3, return_sequences=True),
+            keras.layers.SimpleRNN(2, use_bias=False, return_sequences=True),
+        ]
+    )
+    inputs = normal(0, 2, 5, 3)
+    expected, weights = network(inputs), network.get_weights()
+    layer = interop.keras.layer_for(network)
+    params = interop.keras.import_weights(layer, weights)
+    assert_close(layer.apply(params, inputs)[1], expected)
+    network.set_weights(list(interop.keras.export_weights(layer, params).values()))
+    with pytest.raises(ValueError, match="weights are 5 arrays, but a layer of 3 cells has 9, or without"):
+        interop.keras.import_weights(Stack([RNN(GRU(4))] * 3), weights[:5])
 
 
 def test_layer_for_an_lstm_of_another_activation():

@@ -46,13 +46,25 @@ def cells(sizes):
         st.builds(
             lambda size, given: LSTM(size, **given),
             size,
-            options(peephole=[True], coupled=[True], projection_size=sizes, cell_clip=[0.5], forget_bias=[0.0]),
+            options(
+                peephole=[True],
+                coupled=[True],
+                projection_size=sizes,
+                cell_clip=[0.5],
+                forget_bias=[0.0],
+                use_bias=[False],
+            ),
         ),
-        st.builds(lambda size, given: GRU(size, **given), size, options(reset_after=[False], layer_norm=[True])),
         st.builds(
-            lambda size, activation: Elman(size, activation=activation),
+            lambda size, given: GRU(size, **given),
+            size,
+            options(reset_after=[False], layer_norm=[True], use_bias=[False]),
+        ),
+        st.builds(
+            lambda size, activation, use_bias: Elman(size, activation=activation, use_bias=use_bias),
             size,
             st.sampled_from([relu, sigmoid, jax.nn.relu, jax.numpy.sin]),
+            st.booleans(),
         ),
         st.builds(MGU, size),
     )

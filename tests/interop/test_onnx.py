@@ -1,5 +1,6 @@
 """The real ONNX Runtime, on models that are written here, by `onnx.helper` and by torch."""
 
+import dataclasses
 import io
 import warnings
 
@@ -79,6 +80,14 @@ def test_agrees(name, example):
     harness.check(interop.onnx, cell, example, run)
 
 
+def test_outputs_come_before_states(capfd):
+    layer = Stack([RNN(LSTM(4)), RNN(GRU(4))])
+    model = interop.onnx.export_model(layer, random_params(layer, 3))
+    names = ["outputs", "layer_0_hidden", "layer_0_cell", "layer_1_hidden"]
+    assert list(call(model, {"inputs": normal(0, 2, 5, 3)})) == names
+    assert capfd.readouterr().err == ""  # no warning of initializers that are not used
+
+
 LAYERS = {
     "reverse": RNN(GRU(4), reverse=True),
     "sum": Bidirectional(LSTM(4), LSTM(4), merge="sum"),
@@ -125,13 +134,13 @@ def operator(kind, directions=1, size=4, **attributes):
 @pytest.mark.parametrize(
     ("kind", "attributes", "layer"),
     [
-        ("LSTM", {"input_forget": 1}, RNN(LSTM(4, coupled=True))),
-        ("GRU", {"direction": "reverse"}, RNN(GRU(4, reset_after=False), reverse=True)),
-        ("GRU", {"linear_before_reset": 1, "activations": ["Sigmoid", "Tanh"]}, RNN(GRU(4))),
+        ("LSTM", {"input_forget": 1}, RNN(LSTM(4, coupled=True, use_bias=False))),
+        ("GRU", {"direction": "reverse"}, RNN(GRU(4, reset_after=False, use_bias=False), reverse=True)),
+        ("GRU", {"linear_before_reset": 1, "activations": ["Sigmoid", "Tanh"]}, RNN(GRU(4, use_bias=False))),
         (
             "RNN",
             {"direction": "bidirectional", "activations": ["Relu", "Tanh"], "directions": 2},
-            Bidirectional(Elman(4, activation=relu), Elman(4)),
+            Bidirectional(Elman(4, activation=relu, use_bias=False), Elman(4, use_bias=False)),
         ),
     ],
 )
@@ -143,6 +152,9 @@ def test_a_foreign_model(kind, attributes, layer):
     expected = call(model, {"X": inputs.swapaxes(0, 1)})["Y"]  # [time, directions, batch, size]
     expected = np.moveaxis(expected, 2, 0).reshape(2, 5, -1)
     assert_close(layer.apply(params, inputs)[1], expected)
+    if kind == "GRU":  # with biases of zero
+        layer = RNN(dataclasses.replace(layer.cell, use_bias=True), reverse=layer.reverse)
+        assert_close(layer.apply(interop.onnx.import_weights(layer, model), inputs)[1], expected)
 
 
 def test_a_model_of_torchs():
@@ -197,7 +209,15 @@ def test_an_initial_state_of_its_own(kind):
         interop.onnx.layer_for(model)
     model.graph.initializer[-2].CopyFrom(onnx.numpy_helper.from_array(np.zeros([1, 1, 4], np.float32), "h0"))
     if kind == "Expand":
-        assert interop.onnx.layer_for(model) == RNN(GRU(4, reset_after=False))
+        assert interop.onnx.layer_for(model) == RNN(GRU(4, reset_after=False, use_bias=False))
+
+
+def test_lengths_of_its_own():
+    model = operator("GRU")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([5, 2], np.int32), "lengths"))
+    model.graph.node[0].input.extend(["", "lengths"])
+    with pytest.raises(ValueError, match="cell: its sequence_lens are constants of the graph"):
+        interop.onnx.layer_for(model)
 
 
 @pytest.mark.parametrize("opset", [14, 18, 22])

@@ -145,14 +145,14 @@ def with_head():
     return model.build(model.node("Softmax", logits))
 
 
-GRU_ = GRU(3, reset_after=False)
+GRU_, LSTM_ = GRU(3, reset_after=False, use_bias=False), LSTM(3, use_bias=False)
 READ = {
-    "concat": (lambda: parallel("Concat"), Bidirectional(GRU_, LSTM(3))),
-    "sum": (lambda: parallel("Add"), Bidirectional(GRU_, LSTM(3), "sum")),
-    "sum swapped": (lambda: parallel("Sum", swapped=True), Bidirectional(GRU_, LSTM(3), "sum")),
-    "mean": (lambda: parallel("Mean"), Bidirectional(GRU_, LSTM(3), "mean")),
-    "half": (lambda: parallel("half"), Bidirectional(GRU_, LSTM(3), "mean")),
-    "mul": (lambda: parallel("Mul"), Bidirectional(GRU_, LSTM(3), "mul")),
+    "concat": (lambda: parallel("Concat"), Bidirectional(GRU_, LSTM_)),
+    "sum": (lambda: parallel("Add"), Bidirectional(GRU_, LSTM_, "sum")),
+    "sum swapped": (lambda: parallel("Sum", swapped=True), Bidirectional(GRU_, LSTM_, "sum")),
+    "mean": (lambda: parallel("Mean"), Bidirectional(GRU_, LSTM_, "mean")),
+    "half": (lambda: parallel("half"), Bidirectional(GRU_, LSTM_, "mean")),
+    "mul": (lambda: parallel("Mul"), Bidirectional(GRU_, LSTM_, "mul")),
     "reshape": (lambda: both("reshape"), Bidirectional(GRU_, GRU_)),
     "reduce": (lambda: both("reduce"), Bidirectional(GRU_, GRU_, "sum")),
     "gather": (lambda: both("gather"), Bidirectional(GRU_, GRU_, "mul")),
@@ -163,7 +163,7 @@ READ = {
         lambda: in_between("residual below"),
         Stack([Stack([RNN(GRU_)] * 2, residual=True), RNN(GRU_)]),
     ),
-    "identity": (lambda: in_between("identity"), Stack([RNN(GRU_), RNN(LSTM(3))])),
+    "identity": (lambda: in_between("identity"), Stack([RNN(GRU_), RNN(LSTM_)])),
 }
 
 
@@ -179,7 +179,7 @@ def test_a_graph_is_read(name):
 
 
 def test_what_is_around_the_network_is_left_out():
-    assert interop.onnx.layer_for(with_head()) == RNN(LSTM(3))
+    assert interop.onnx.layer_for(with_head()) == RNN(LSTM_)
     assert interop.onnx.layer_for(both("apart")) == Bidirectional(GRU_, GRU_)
 
 
@@ -284,6 +284,21 @@ def test_weights_of_wrong_shapes():
     model = parallel("Concat")
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(normal(0, 9, 3), model.graph.initializer[1].name))
     with pytest.raises(ValueError, match=r"its R has the shape \[9, 3\], but .* has \[1, 9, 3\]"):
+        interop.onnx.layer_for(model)
+
+
+DAMAGED = {
+    "an input less": lambda node: node.input.pop(),
+    "axes of another kind": lambda node: node.input.__setitem__(1, "c0"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_model_that_onnx_refuses(how):
+    model = parallel("Concat")
+    (node, *_) = [node for node in model.graph.node if node.op_type == ("Squeeze" if "axes" in how else "Transpose")]
+    DAMAGED[how](node)
+    with pytest.raises(ValueError, match=r"onnx\.checker refuses the model: "):
         interop.onnx.layer_for(model)
 
 

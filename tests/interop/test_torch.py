@@ -36,6 +36,7 @@ def module_of(layer, inputs, dtype):
     options = {
         "num_layers": len(found) // directions,
         "bidirectional": directions == 2,
+        "bias": cell.use_bias,
         "batch_first": True,
         "dtype": getattr(torch, str(dtype)),
     }
@@ -102,7 +103,8 @@ def test_a_part_of_a_larger_module_without_biases():
     model = torch.nn.ModuleDict(
         {"rnn": torch.nn.LSTM(3, 4, bias=False, batch_first=True), "head": torch.nn.Linear(4, 2)}
     )
-    layer = interop.torch.layer_for(model["rnn"])
+    layer = RNN(LSTM(4))  # with biases of zero
+    assert interop.torch.layer_for(model["rnn"]) == RNN(LSTM(4, use_bias=False))
     params = interop.torch.import_weights(layer, model.state_dict(), prefix="rnn.")
     inputs = normal(0, 2, 5, 3)
     assert_close(layer.apply(params, inputs)[1], model["rnn"](torch.from_numpy(inputs))[0].detach().numpy())
@@ -145,6 +147,7 @@ ERRORS = {
         "there is no bias_ih_l1, but there is bias_ih_l0: pass all biases or none",
     ),
     "a vector": (STATE, {"weight_hh_l0": (16,)}, r"weight_hh of l0 has the shape \[16\]: pass a matrix"),
+    "biases": (STATE, {}, r"an entry bias_hh_l0, which LSTM\(hidden_size=4, use_bias=False\) has not"),
     "another kind": (
         STATE,
         {"weight_hh_l0": (12, 4)},
@@ -159,7 +162,7 @@ def test_wrong_weights(name):
     shapes = {key: shape for key, shape in (shapes | change).items() if shape}
     state_dict = {key: normal(k, *shape) for k, (key, shape) in enumerate(shapes.items())}
     with pytest.raises(ValueError, match=message):
-        interop.torch.import_weights(RNN(LSTM(4)), state_dict)
+        interop.torch.import_weights(RNN(LSTM(4, use_bias=name != "biases")), state_dict)
 
 
 INEXPRESSIBLE = {

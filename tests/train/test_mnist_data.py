@@ -102,7 +102,7 @@ def test_a_damaged_dataset_is_noticed_and_made_again(damage, tmp_path, capsys):
     data_dir = tmp_path / "data"
     data = mnist.load(data_dir)
     assert [len(split.labels) for split in data] == [250, 50, 100]
-    assert "Preparing MNIST" in capsys.readouterr().err
+    assert "Preparing MNIST" in capsys.readouterr().out
     damage(data_dir)
     repaired = mnist.load(data_dir)
     assert "it is made again" in capsys.readouterr().err
@@ -126,8 +126,8 @@ def test_two_programs_prepare_at_once(tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) for _ in range(2)
     ]
     outputs = [program.communicate(timeout=300) for program in programs]
-    assert [output for output, _ in outputs] == ["10000\n"] * 2
-    assert sum("Preparing MNIST" in errors for _, errors in outputs) == 1
+    assert [(output.splitlines()[-1], errors) for output, errors in outputs] == [("10000", "")] * 2
+    assert sum("Preparing MNIST" in output for output, _ in outputs) == 1
 
 
 def test_a_data_dir_that_cannot_be_written(tmp_path):

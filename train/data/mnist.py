@@ -214,7 +214,7 @@ def _prepare_and_read(data_dir: pathlib.Path, reason: _NotPreparedError) -> MNIS
             )
         print(f"The MNIST in {dataset_dir} {reason}; it is made again.", file=sys.stderr)
         shutil.rmtree(dataset_dir)
-    print(f"Preparing MNIST in {dataset_dir}", file=sys.stderr)
+    print(f"Preparing MNIST in {dataset_dir}")  # progress, no warning: notebooks show stderr in red
     builder = builder_lib.Builder(data_dir=data_dir, file_format="array_record")
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # it would say that it downloads
