@@ -151,9 +151,10 @@ def _scan(
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
     checks.check_params(cell, params, inputs.shape[-1])
-    reset_state = cell.begin(params, inputs.shape[1:-1], jnp.result_type(inputs, *jax.tree.leaves(params)))
+    batch_shape = inputs.shape[1:-1]
+    reset_state = cell.begin(params, batch_shape, jnp.result_type(inputs, *jax.tree.leaves(params)))
     state = reset_state if initial_state is None else initial_state
-    checks.check_state("initial_state", state, reset_state, f"; inputs is taken as {axes}")
+    checks.check_state("initial_state", state, reset_state, batch_shape, f"; inputs is taken as {axes}")
     checks.check_state_dtypes(state, reset_state)
     reset_state, state = vary_like((params, inputs), (reset_state, state))
     checks.check_step(cell, params, state, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))

@@ -15,7 +15,7 @@ import numpy as np
 from flaxrnn.axes import Axes
 
 
-def check_inputs(inputs: Any, axes: Axes = Axes(), name: str = "inputs") -> None:
+def check_inputs(inputs: Any, axes: Axes, name: str = "inputs") -> None:
     """Raises an error unless `inputs` is a floating-point array with axes for time and features."""
     check_array(name, inputs)
     if inputs.ndim < 1 + axes.features:
@@ -88,8 +88,11 @@ def check_unroll(unroll: Any) -> None:
         raise ValueError(f"unroll is {unroll}: pass a positive integer")
 
 
-def check_state(name: str, state: Any, expected: Any, why: str = "") -> None:
-    """Raises an error, which ends with `why`, unless `state`, called `name`, has fields and shapes as `expected`."""
+def check_state(name: str, state: Any, expected: Any, batch_shape: Any = "batch_shape", why: str = "") -> None:
+    """Raises an error unless `state`, called `name`, has fields and shapes as `expected`.
+
+    The error says that `cell.initial_state(batch_shape)` makes them, and ends with `why`.
+    """
     if not same_structure(state, expected):
         raise TypeError(f"{name} is {describe(state)}: pass {describe(expected)}, as cell.initial_state makes")
     for path, (given, wanted) in named_leaves(state, expected):
@@ -97,7 +100,7 @@ def check_state(name: str, state: Any, expected: Any, why: str = "") -> None:
         if given.shape != wanted.shape:
             raise ValueError(
                 f"{name}{path} has the shape {list(given.shape)}: pass {list(wanted.shape)}, "
-                f"as cell.initial_state(batch_shape) makes{why}"
+                f"as cell.initial_state({batch_shape}) makes{why}"
             )
 
 

@@ -189,14 +189,14 @@ class ConvGRU(ConvCell, GRU):
       (2, 5, 8, 8, 16)
 
     References:
-      Shi et al., `Deep learning for precipitation nowcasting <https://arxiv.org/abs/1706.03458>`_, 2017, equation 1:
+      Shi et al., `Deep learning for precipitation nowcasting <https://arxiv.org/abs/1706.03458>`_, 2017:
       `reset_after=True`.
       Ballas et al., `Delving deeper into convolutional networks for learning video representations
-      <https://arxiv.org/abs/1511.06432>`_, 2015, equations 5 to 8: `reset_after=False`.
+      <https://arxiv.org/abs/1511.06432>`_, 2015: `reset_after=False`.
 
     How it differs from other frameworks:
-      Flax, Keras and Haiku have no convolutional GRU. Ballas et al. write h' = (1 - z) · h + z · n. Shi et al. have leaky
-      ReLUs for tanh.
+      Flax, Keras and Haiku have no convolutional GRU. Ballas et al. write h' = (1 - z) · h + z · n. Shi et al. (2017)
+      have leaky ReLUs for tanh.
     """
 
     _: dataclasses.KW_ONLY

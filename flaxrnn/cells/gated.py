@@ -120,7 +120,7 @@ class GatedCell(Cell):
 
     @property
     def window(self) -> tuple[int, ...]:
-        """The axes of the kernels before `[in, out]`: none for matrices, the window of a convolution; see `ConvCell`."""
+        """The axes of a kernel before `[in, out]`: none for matrices, for convolutions their window; see `ConvCell`."""
         return ()
 
     @property

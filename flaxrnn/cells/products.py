@@ -45,8 +45,8 @@ class Product(Protocol):
           add: arrays to add to the blocks, `[*batch, hidden_size]` each, in at least float32.
 
         Returns:
-          With `gates`, a tuple of one array `[*batch, hidden_size]` for each gate; without, `[*batch, columns]`. After a
-          convolution these have the spatial axes of `values`.
+          With `gates`, a tuple of one array `[*batch, hidden_size]` for each gate; without, `[*batch, columns]`. What a
+          convolution gives has the spatial axes of `values`.
         """
 
 

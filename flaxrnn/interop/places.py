@@ -93,7 +93,7 @@ def check_sizes(layer: Layer, params: Any) -> None:
     cells = iter(split_params(layer, params))
     for number, part in enumerate(plain_layers(layer)):
         for _ in places(part):
-            takes = len(next(cells)["kernel"])
+            takes = next(cells)["kernel"].shape[-2]
             if below not in (None, takes):
                 raise ValueError(
                     f"the weights of layer {number} are for {takes} features, but the layer below it gives {below}: "

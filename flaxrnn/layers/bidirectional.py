@@ -62,8 +62,8 @@ class Bidirectional(Layer):
         axes = self.forward.feature_axes, self.backward.feature_axes
         if axes[0] != axes[1]:
             raise ValueError(
-                f"the forward cell takes {Axes(axes[0])}, but the backward cell {Axes(axes[1])}: pass two cells for the "
-                "same inputs"
+                f"the forward cell takes {Axes(axes[0])}, but the backward cell {Axes(axes[1])}: pass two cells for "
+                "inputs of the same kind"
             )
         sizes = self.forward.output_size, self.backward.output_size
         if self.merge in ("sum", "mul", "mean") and sizes[0] != sizes[1]:

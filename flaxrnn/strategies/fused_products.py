@@ -90,7 +90,7 @@ def kernel_gradients(cell: Cell, totals: Any, params: Any, made: list[Made], d_r
 def _kernel_gradient(values: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """The gradient of `kernel` in `multiply(values, kernel)`: one product over all leading axes, in at least float32.
 
-    What `jax.grad` makes of a matrix product transposes the larger of the two first; on the CPU that took twice as long.
+    What `jax.grad` makes of a matrix product transposes the larger factor first; on the CPU that took twice as long.
     """
     if kernel.ndim > 2:
         values, gradient = at_least_float32(values), at_least_float32(gradient)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
-from flaxrnn.cells import GRU, LSTM, MGU, Elman
+from flaxrnn.cells import GRU, LSTM, MGU, ConvGRU, ConvLSTM, Elman
 from tests.compare import random_params
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "interop.md"
@@ -34,6 +34,8 @@ LAYERS = {
     "`GRU`": RNN(GRU(4)),
     "… `reset_after=False`": RNN(GRU(4, reset_after=False)),
     "`MGU`": RNN(MGU(4)),
+    "`ConvLSTM`": RNN(ConvLSTM(4, (3, 3))),
+    "`ConvGRU`": RNN(ConvGRU(4, (3, 3))),
     "`Bidirectional`, `LSTM`": Bidirectional(LSTM(4), LSTM(4)),
     "`Bidirectional`, `GRU` of two sizes": Bidirectional(GRU(4), GRU(5)),
     "`Stack`, `LSTM`": Stack([RNN(LSTM(4))] * 3),
