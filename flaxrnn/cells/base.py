@@ -89,7 +89,7 @@ class Cell(abc.ABC):
         """The cell with the options that differ from their defaults, for dataclasses with `repr=False`."""
         fields = [
             field
-            for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only)
+            for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only is True)
             if field.init and not field.name.endswith("_init") and getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields)})"

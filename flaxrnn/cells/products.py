@@ -1,11 +1,12 @@
 """How a cell asks for its matrix products: by the name of the kernel."""
 
 import dataclasses
-import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from flaxrnn.cells.convolution import convolve
 
 
 class Product(Protocol):
@@ -75,27 +76,8 @@ class MatrixProducts:
 
 
 def multiply(values: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`values @ kernel` for a matrix; their convolution for a kernel `[*window, in, out]`.
-
-    The window moves over the last spatial axes of `values`, `[*batch, *spatial, in]`, one step at a time, with zeros
-    around them, so that the result is `[*batch, *spatial, out]`. A window of even size looks one step further to the
-    right and downwards than to the left and upwards ("SAME" padding).
-    """
-    *window, _, width = kernel.shape
-    if not window:
-        return values @ kernel
-    dtype = jnp.result_type(values, kernel)
-    batch, image = values.shape[: -len(window) - 1], values.shape[-len(window) - 1 :]
-    images = values if len(batch) == 1 else values.reshape(math.prod(batch), *image)
-    axes = "DHW"[-len(window) :]
-    result = jax.lax.conv_general_dilated(
-        images.astype(dtype),
-        kernel.astype(dtype),
-        window_strides=(1,) * len(window),
-        padding=[((size - 1) // 2, size // 2) for size in window],
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-    )
-    return result if len(batch) == 1 else result.reshape(*batch, *image[:-1], width)
+    """`values @ kernel` for a matrix; their convolution for a kernel `[*window, in, out]`."""
+    return values @ kernel if kernel.ndim == 2 else convolve(values, kernel)
 
 
 def columns(cell: Any, params: Any, name: str, gates: slice | None) -> jax.Array:

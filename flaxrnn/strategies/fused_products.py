@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxrnn.cells import convolution
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.products import MatrixProducts, at_least_float32, column_slice, columns, multiply
 
@@ -93,9 +94,7 @@ def _kernel_gradient(values: jax.Array, gradient: jax.Array, kernel: jax.Array) 
     What `jax.grad` makes of a matrix product transposes the larger factor first; on the CPU that took twice as long.
     """
     if kernel.ndim > 2:
-        values, gradient = at_least_float32(values), at_least_float32(gradient)
-        like = jax.ShapeDtypeStruct(kernel.shape, gradient.dtype)
-        return jax.linear_transpose(lambda kernel: multiply(values, kernel), like)(gradient)[0]
+        return convolution.kernel_gradient(values, gradient, kernel.shape[:-2])
     axes = tuple(range(values.ndim - 1))
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     return jax.lax.dot_general(values, gradient, ((axes, axes), ((), ())), preferred_element_type=wide)
@@ -104,8 +103,7 @@ def _kernel_gradient(values: jax.Array, gradient: jax.Array, kernel: jax.Array) 
 def _values_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """The gradient of `values` in `multiply(values, kernel)`, for a matrix without a transposed copy of it."""
     if kernel.ndim > 2:
-        like = jax.ShapeDtypeStruct((*gradient.shape[:-1], kernel.shape[-2]), gradient.dtype)
-        return jax.linear_transpose(lambda values: multiply(values, kernel), like)(gradient)[0]
+        return convolution.values_gradient(gradient, kernel)
     return jax.lax.dot_general(gradient, kernel, (((gradient.ndim - 1,), (1,)), ((), ())))
 
 

@@ -17,6 +17,7 @@ from flaxrnn import RNN, Bidirectional, Stack, cells
 from flaxrnn.cells import GRU, LSTM, ConvGRU, ConvLSTM, Zoneout
 from flaxrnn.strategies import Checkpointed, Fused
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
+from tests.tiers import tiers
 
 B, T, S, I, H = 2, 5, (4, 3), 2, 3  # S: height and width
 CELLS = {
@@ -144,7 +145,7 @@ def results(cell, strategy, dtype=jnp.float32, **options):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"lstm_everything", "gru_reset_before"}))
 def test_strategies_agree(name):
     expected = results(CELLS[name], "plain", jnp.float64, **EVERYTHING)
     segment = 2 * 8 * B * 12 * 4 * H  # two or three steps
@@ -175,7 +176,7 @@ def test_second_derivatives():
     assert_close(*second, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers(CELLS, {"lstm_layer_norm", "gru"}))
 def test_lengths_masks_resets_and_directions(name):
     """Each sequence gives what it gives alone, without padding, and the same in either layout."""
     cell = CELLS[name]
@@ -226,7 +227,9 @@ def test_layers():
     like = jax.eval_shape(lambda: layer.initial_state((B, *S)))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, like)
     lines = flaxrnn.explain(layer, INPUTS).splitlines()
-    assert [line.split("(")[0] for line in lines if line[0] != " "] == ["ConvLSTM", "ConvGRU", "ConvLSTM"]
+    chosen = [line for line in lines if line[0] != " "]
+    assert [line.split("(")[0] for line in chosen] == ["ConvLSTM", "ConvGRU", "ConvLSTM"]
+    assert all(": fused, since XLA's own gradients of convolutions are slow" in line for line in chosen)
 
 
 def test_modules():

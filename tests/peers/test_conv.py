@@ -72,22 +72,19 @@ def test_keras(axes):
     keras = peer("keras")
     window, spatial = WINDOW[:axes], SPATIAL[:axes]
     kind = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)[axes - 1]
-    layer = kind(H, window, padding="same", return_sequences=True, return_state=True, zero_output_for_mask=True)
+    layer = kind(H, window, padding="same", return_sequences=True, return_state=True)
     inputs = normal(0, B, T, *spatial, I)
     layer.build(inputs.shape)
     weights = [jnp.asarray(normal(k + 1, *w.shape)) / 2 for k, w in enumerate(layer.trainable_variables)]
-    unused, mask = (
-        list(layer.non_trainable_variables),
-        np.array([[True, False, True, True], [False, True, True, False]]),
-    )
+    unused = list(layer.non_trainable_variables)
 
     def theirs(weights, inputs):
-        (outputs, *state), _ = layer.stateless_call(weights, unused, inputs, mask=mask)
+        (outputs, *state), _ = layer.stateless_call(weights, unused, inputs)
         return state, outputs
 
     def ours(weights, inputs):
         params = dict(zip(("kernel", "recurrent_kernel", "bias"), weights, strict=True))
-        return flaxrnn.scan(ConvLSTM(H, window), params, inputs, mask=mask)
+        return flaxrnn.scan(ConvLSTM(H, window), params, inputs)
 
     agree(theirs, ours, weights, inputs)
 
@@ -111,7 +108,7 @@ def test_haiku(axes):
         return (state.hidden, state.cell), outputs
 
     def ours(weights, inputs):
-        first, second = (weights[f"conv{axes}_d_lstm/{name}"] for name in ("input_to_hidden", "hidden_to_hidden"))
+        first, second = (weights[f"conv{axes}_dlstm/{name}"] for name in ("input_to_hidden", "hidden_to_hidden"))
         params = {
             "kernel": from_igfo(first["w"]),
             "recurrent_kernel": from_igfo(second["w"]),
