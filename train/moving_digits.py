@@ -106,7 +106,7 @@ def run(config: Config, console: Console) -> float:
     for number in range(1, config.steps + 1):
         films = moving_digits.clips(digits, config.batch_size, frames, random)
         params, state, loss = step(params, state, films)
-        if number % 50 == 0 or number == config.steps:
+        if number % 10 == 0 or number == config.steps:
             console.print(f"step {number}: loss {loss:.4f}, {time.perf_counter() - start:.0f} s", highlight=False)
 
     films = moving_digits.clips(unseen, 64, frames, np.random.default_rng(config.seed))
