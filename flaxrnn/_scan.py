@@ -38,7 +38,7 @@ def scan(
       cell: what happens in one time step.
       params: the cell's parameters.
       inputs: `[*batch, time, features]` with any number of batch axes, none included; any number of time steps,
-        zero included.
+        zero included. For a convolutional cell `[*batch, time, *spatial, channels]`.
       initial_state: the state before the first step; by default the cell's own, `cell.begin`.
       lengths: `[*batch]` integers, how many steps of each sequence are valid, counted from its beginning. The rest
         is padding. A length above the number of steps counts as that number, one below zero as zero; where the
@@ -68,7 +68,7 @@ def scan(
 
     Returns:
       `(state, outputs)`, in the order of `jax.lax.scan`: the state after the last valid step of each sequence, and
-      the outputs, `[*batch, time, cell.output_size]`.
+      the outputs, `[*batch, time, cell.output_size]`, with the spatial axes of the inputs before the last.
 
     Raises:
       TypeError, ValueError: if an argument does not fit the others; the message says what to pass.

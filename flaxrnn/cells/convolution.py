@@ -1,8 +1,9 @@
 """The convolution of a cell, and its gradients by values and kernel.
 
-All three are written with the batch first, channels last and the kernel as `[*window, in, out]`. XLA's CPU compiler has
-fast code for that layout alone, and changes another into it only outside of loops: in a loop over time, what `jax.grad`
-makes of a convolution took up to sixty times as long.
+XLA's CPU compiler has fast code for convolutions of one layout alone: batch first, channels last, the kernel as
+`[*window, in, out]`. Another it changes into that one, but not inside of a loop: there, what `jax.grad` makes of a
+convolution took up to sixty times as long. So for the CPU the gradients are written in that layout. Elsewhere they are
+JAX's own, which the compilers for GPU and TPU know.
 """
 
 import math
@@ -23,6 +24,9 @@ def convolve(values: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def values_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """The gradient of `values` in `convolve(values, kernel)`, from that of the result."""
+    if jax.default_backend() != "cpu":
+        like = jax.ShapeDtypeStruct((*gradient.shape[:-1], kernel.shape[-2]), gradient.dtype)
+        return jax.linear_transpose(lambda values: convolve(values, kernel), like)(gradient)[0]
     window = kernel.shape[:-2]
     turned = jnp.flip(kernel, range(len(window))).swapaxes(-1, -2)
     return _convolve(gradient, turned, [(size // 2, (size - 1) // 2) for size in window])
@@ -30,13 +34,17 @@ def values_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def kernel_gradient(values: jax.Array, gradient: jax.Array, window: tuple[int, ...]) -> jax.Array:
     """The gradient of `kernel` in `convolve(values, kernel)`, summed over the batch in at least float32."""
-    spatial = range(1, 1 + len(window))
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    if jax.default_backend() != "cpu":
+        like = jax.ShapeDtypeStruct((*window, values.shape[-1], gradient.shape[-1]), wide)
+        return jax.linear_transpose(lambda kernel: convolve(values, kernel), like)(gradient.astype(wide))[0]
     values, gradient = _flat_batch(values, len(window)), _flat_batch(gradient, len(window))
+    spatial = range(1, 1 + len(window))
     result = _convolve(
         values.transpose(-1, *spatial, 0),  # the channels as batch, and the batch as channels
         gradient.transpose(*spatial, 0, -1),
         [((size - 1) // 2, size // 2) for size in window],
-        jnp.promote_types(gradient.dtype, jnp.float32),
+        wide,
     )
     return result.transpose(*spatial, 0, -1)
 

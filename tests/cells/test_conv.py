@@ -14,7 +14,7 @@ import flaxrnn
 import flaxrnn.linen
 import flaxrnn.nnx
 from flaxrnn import RNN, Bidirectional, Stack, cells
-from flaxrnn.cells import GRU, LSTM, ConvGRU, ConvLSTM, Zoneout
+from flaxrnn.cells import GRU, LSTM, ConvGRU, ConvLSTM, Zoneout, convolution
 from flaxrnn.strategies import Checkpointed, Fused
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
 from tests.tiers import tiers
@@ -163,6 +163,18 @@ def test_strategies_agree_in_bfloat16():
         assert_close(jax.tree.map(lambda x: np.asarray(x, np.float32), gradients), exact_gradients, rtol=0.25)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("window", [(4,), (3, 2), (1, 2, 3)])
+def test_gradients_of_a_convolution(window, backend, monkeypatch):
+    """They are those of JAX, in either form."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    values, kernel = normal(0, 2, 3, *(5, 4, 3)[: len(window)], I), normal(1, *window, I, H)
+    result, pull = jax.vjp(convolution.convolve, values, kernel)
+    gradient = normal(2, *result.shape)
+    found = convolution.values_gradient(gradient, kernel), convolution.kernel_gradient(values, gradient, window)
+    assert_close(found, pull(jnp.asarray(gradient)))
+
+
 def test_second_derivatives():
     cell = ConvGRU(H, (3, 2))
     params = random_params(cell, I)
@@ -299,6 +311,36 @@ def test_dropout_and_zoneout():
     stayed = np.mean(np.asarray(outputs[:, 1:] == outputs[:, :-1]))
     assert 0.3 < stayed < 0.7
     assert_close(run(wrapped, params, key=key, strategy="fused")[1], outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fades(cells.Cell):
+    """A cell of one's own over images, whose gates see no neighbours."""
+
+    feature_axes = 3
+    output_size = I
+
+    def init(self, key, input_size, dtype=jnp.float32):
+        return {"rate": jnp.full(input_size, 0.5, dtype)}
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return cells.HiddenState(jnp.zeros((*batch_shape, I), dtype))
+
+    def recur(self, params, state, projected, product):
+        hidden = params["rate"] * state.hidden + projected
+        return cells.HiddenState(hidden), hidden
+
+
+def test_a_cell_of_ones_own_over_images():
+    params = {"rate": jnp.array([0.5, 0.25])}
+    expected, total = [], np.zeros([B, *S, I])
+    for step in range(T):
+        total = np.array([0.5, 0.25]) * total + INPUTS[:, step]
+        expected.append(total)
+    for strategy in flaxrnn.STRATEGIES:
+        state, outputs = run(Fades(), params, lengths=jnp.array([3, 5]), strategy=strategy)
+        assert_close(outputs[1], np.stack(expected, 1)[1])
+        assert_close(state.hidden[0], expected[2][0])
 
 
 WRONG = {
