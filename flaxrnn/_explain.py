@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks
+from flaxrnn.axes import Axes
 from flaxrnn.cells.base import Cell, check_cell
 from flaxrnn.layers import RNN, Layer, LayerCell
 from flaxrnn.strategies import STRATEGIES, Strategy
@@ -37,11 +38,11 @@ def explain(cell: Cell | Layer, inputs: jax.Array | jax.ShapeDtypeStruct, *, str
         plain: one step after the other
         checkpointed: 16 segments of 16 steps, each run again in the backward pass
     """
-    checks.check_inputs(inputs)
-    check_strategy(strategy)
     if not isinstance(cell, Layer):
         check_cell(cell)
         cell = RNN(cell)
+    checks.check_inputs(inputs, Axes(cell.feature_axes))
+    check_strategy(strategy)
     lines = (_lines(part, inputs, strategy) for part in cell.cells(inputs.shape[-1]))
     return "\n".join(line for part in lines for line in part)
 
@@ -58,11 +59,16 @@ def _lines(part: LayerCell, inputs: jax.Array | jax.ShapeDtypeStruct, strategy: 
 
 def sequence_of(part: LayerCell, inputs: jax.Array | jax.ShapeDtypeStruct) -> Sequence:
     """The shapes of what `scan` would run."""
-    *batch, time, _ = inputs.shape
+    axes = Axes(part.cell.feature_axes)
+    time, batch, (*positions, _) = (
+        inputs.shape[axes.time(inputs.shape)],
+        axes.batch(inputs.shape),
+        axes.one_step(inputs.shape),
+    )
     params = jax.eval_shape(
         functools.partial(part.cell.init, input_size=part.input_size, dtype=inputs.dtype), jax.random.key(0)
     )
     dtype = jnp.result_type(inputs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
-    state = jax.eval_shape(lambda params: part.cell.begin(params, tuple(batch), dtype), params)
-    steps = Steps(jax.ShapeDtypeStruct((time, *batch, part.input_size), inputs.dtype))
+    state = jax.eval_shape(lambda params: part.cell.begin(params, tuple(positions), dtype), params)
+    steps = Steps(jax.ShapeDtypeStruct((time, *positions, part.input_size), inputs.dtype))
     return Sequence(part.cell, params, state, state, steps, time_axis=len(batch), reverse=part.reverse)

@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks
+from flaxrnn.axes import Axes
+from flaxrnn.strategies.base import select
 
 
-def last(outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Array | None = None) -> jax.Array:
+def last(
+    outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Array | None = None, feature_axes: int = 1
+) -> jax.Array:
     """The output of the last valid step of each sequence.
 
     For a layer that reads forwards and whose output is its hidden state this is, up to XLA's rounding of the last bit,
@@ -19,6 +23,8 @@ def last(outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Arra
       lengths: `[*batch]` integers, how many steps of each sequence are valid; None if all are.
       mask: `[*batch, time]` booleans, False at the steps that are not valid. With `lengths` a step must be valid by
         both.
+      feature_axes: how many axes the features of one step have, `cell.feature_axes`: 3 for
+        `[*batch, time, height, width, channels]`.
 
     Returns:
       `[*batch, features]`; zeros for a sequence without a valid step.
@@ -32,12 +38,13 @@ def last(outputs: jax.Array, lengths: jax.Array | None = None, *, mask: jax.Arra
       >>> print(flaxrnn.last(outputs, jnp.array([3, 1]))[:, 0])
       [2. 3.]
     """
-    checks.check_inputs(outputs, "outputs")
-    time = outputs.shape[-2]
-    checks.check_lengths(lengths, outputs.shape[:-2], time)
-    checks.check_marks("mask", mask, outputs.shape[:-1])
-    is_last = jnp.arange(time) == last_valid_step(outputs.shape[:-1], lengths, mask)[..., None]
-    return jnp.sum(jnp.where(is_last[..., None], outputs, 0), axis=-2)
+    axes = Axes(feature_axes)
+    checks.check_inputs(outputs, axes, "outputs")
+    checks.check_lengths(lengths, outputs.shape, axes)
+    checks.check_marks("mask", mask, outputs.shape, axes)
+    steps, time_axis = axes.steps(outputs.shape), axes.time(outputs.shape)
+    is_last = jnp.arange(steps[-1]) == last_valid_step(steps, lengths, mask)[..., None]
+    return jnp.sum(select(is_last, outputs, jnp.zeros_like(outputs)), axis=time_axis)
 
 
 def last_valid_step(shape: tuple[int, ...], lengths: jax.Array | None, mask: jax.Array | None) -> jax.Array:

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from flaxrnn import checks, run_time_checks
+from flaxrnn.axes import Axes
 from flaxrnn.carry import shard_batch_like, shard_like_next, vary_like
 from flaxrnn.cells.base import Cell, State, check_cell
 from flaxrnn.reverse_mode import reverse_mode_only
 from flaxrnn.strategies.auto import check_strategy, choose
-from flaxrnn.strategies.base import Sequence, Steps, Strategy
+from flaxrnn.strategies.base import Sequence, Steps, Strategy, select
 
 
 def scan(
@@ -37,7 +38,7 @@ def scan(
       cell: what happens in one time step.
       params: the cell's parameters.
       inputs: `[*batch, time, features]` with any number of batch axes, none included; any number of time steps,
-        zero included.
+        zero included. For a convolutional cell `[*batch, time, *spatial, channels]`.
       initial_state: the state before the first step; by default the cell's own, `cell.begin`.
       lengths: `[*batch]` integers, how many steps of each sequence are valid, counted from its beginning. The rest
         is padding. A length above the number of steps counts as that number, one below zero as zero; where the
@@ -67,7 +68,7 @@ def scan(
 
     Returns:
       `(state, outputs)`, in the order of `jax.lax.scan`: the state after the last valid step of each sequence, and
-      the outputs, `[*batch, time, cell.output_size]`.
+      the outputs, `[*batch, time, cell.output_size]`, with the spatial axes of the inputs before the last.
 
     Raises:
       TypeError, ValueError: if an argument does not fit the others; the message says what to pass.
@@ -101,12 +102,11 @@ def scan(
       is always returned, and before the outputs.
     """
     check_cell(cell)
-    checks.check_inputs(inputs)
-    time_axis = 0 if time_major else inputs.ndim - 2
-    step_shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
-    checks.check_lengths(lengths, step_shape[:-1], inputs.shape[time_axis])
-    checks.check_marks("mask", mask, inputs.shape[:-1])
-    checks.check_marks("resets", resets, inputs.shape[:-1])
+    axes = Axes(cell.feature_axes, bool(time_major))
+    checks.check_inputs(inputs, axes)
+    checks.check_lengths(lengths, inputs.shape, axes)
+    checks.check_marks("mask", mask, inputs.shape, axes)
+    checks.check_marks("resets", resets, inputs.shape, axes)
     checks.check_unroll(unroll)
     check_strategy(strategy)
     checks.check_leaves(params)
@@ -121,7 +121,7 @@ def scan(
         mask,
         resets,
         key,
-        time_axis=time_axis,
+        axes=axes,
         reverse=bool(reverse),
         strategy=strategy,
         unroll=unroll,
@@ -129,7 +129,7 @@ def scan(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "time_axis", "reverse", "strategy", "unroll", "check_at_run_time"))
+@functools.partial(jax.jit, static_argnames=("cell", "axes", "reverse", "strategy", "unroll", "check_at_run_time"))
 def _scan(
     cell: Cell,
     params: Any,
@@ -140,20 +140,21 @@ def _scan(
     resets: jax.Array | None,
     key: jax.Array | None,
     *,
-    time_axis: int,
+    axes: Axes,
     reverse: bool,
     strategy: str | Strategy,
     unroll: int,
     check_at_run_time: bool,
 ) -> tuple[State, jax.Array]:
     """`scan`, compiled once for a cell and its shapes, so that a second call outside `jit` compiles nothing."""
+    time_axis = axes.time(inputs.shape)
     inputs = jnp.moveaxis(inputs, time_axis, 0)
     mask, resets = (marks if marks is None else jnp.moveaxis(marks, time_axis, 0) for marks in (mask, resets))
     checks.check_params(cell, params, inputs.shape[-1])
-    reset_state = cell.begin(params, inputs.shape[1:-1], jnp.result_type(inputs, *jax.tree.leaves(params)))
+    batch_shape = inputs.shape[1:-1]
+    reset_state = cell.begin(params, batch_shape, jnp.result_type(inputs, *jax.tree.leaves(params)))
     state = reset_state if initial_state is None else initial_state
-    layout = "[time, *batch, features]" if time_axis == 0 and inputs.ndim > 2 else "[*batch, time, features]"
-    checks.check_state("initial_state", state, reset_state, f"; inputs is taken as {layout}")
+    checks.check_state("initial_state", state, reset_state, batch_shape, f"; inputs is taken as {axes}")
     checks.check_state_dtypes(state, reset_state)
     reset_state, state = vary_like((params, inputs), (reset_state, state))
     reset_state, state = shard_batch_like(inputs, slice(1, -1), (reset_state, state))
@@ -163,7 +164,7 @@ def _scan(
         run_time_checks.check_lengths(lengths, inputs.shape[0])
     mask = _valid_steps(inputs.shape[0], lengths, mask)
     if mask is not None:
-        inputs = jnp.where(mask[..., None], inputs, 0)
+        inputs = select(mask, inputs, jnp.zeros_like(inputs))
     if resets is not None and reverse:
         resets = _resets_from_the_end(resets, mask)
     if key is not None:

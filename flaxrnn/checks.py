@@ -12,16 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TIME_MAJOR_HINT = "; inputs is [batch, time, features] unless time_major says that it is [time, batch, features]"
+from flaxrnn.axes import Axes
 
 
-def check_inputs(inputs: Any, name: str = "inputs") -> None:
-    """Raises an error unless `inputs` is a floating-point array with a time and a feature axis."""
+def check_inputs(inputs: Any, axes: Axes, name: str = "inputs") -> None:
+    """Raises an error unless `inputs` is a floating-point array with axes for time and features."""
     check_array(name, inputs)
-    if inputs.ndim < 2:
-        raise ValueError(
-            f"{name} has the shape {list(inputs.shape)}: pass [*batch, time, features]; a single step is for cell.step"
-        )
+    if inputs.ndim < 1 + axes.features:
+        raise ValueError(f"{name} has the shape {list(inputs.shape)}: pass {axes}; a single step is for cell.step")
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(
             f"{name} has the dtype {inputs.dtype}: pass floating-point numbers, such as {name}.astype(jnp.float32); "
@@ -29,17 +27,21 @@ def check_inputs(inputs: Any, name: str = "inputs") -> None:
         )
 
 
-def check_lengths(lengths: Any, batch_shape: tuple[int, ...], time: int) -> None:
-    """Raises an error unless `lengths` is None or `[*batch]` integers, and where they are known, from 0 to `time`."""
+def check_lengths(lengths: Any, shape: tuple[int, ...], axes: Axes) -> None:
+    """Raises an error unless `lengths` is None or `[*batch]` integers, and where they are known, from 0 to time.
+
+    `shape` is that of the inputs.
+    """
     if lengths is None:
         return
+    batch_shape, time = axes.batch(shape), shape[axes.time(shape)]
     check_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths has the dtype {lengths.dtype}: pass integers, such as lengths.astype(jnp.int32)")
     if lengths.shape != batch_shape:
         raise ValueError(
             f"lengths has the shape {list(lengths.shape)}: pass {list(batch_shape)}, one length for each sequence"
-            + (TIME_MAJOR_HINT if lengths.shape == (time,) else "")
+            + (_time_major_hint(axes) if lengths.shape == (time,) else "")
         )
     if isinstance(lengths, jax.Array) and not _is_at_hand(lengths):
         return
@@ -56,18 +58,24 @@ def _is_at_hand(array: jax.Array) -> bool:
     return array.is_fully_addressable and bool(array.is_ready())  # type: ignore[attr-defined]
 
 
-def check_marks(name: str, marks: Any, shape: tuple[int, ...]) -> None:
-    """Raises an error unless `marks`, a mask or resets, is None or booleans, one for each step."""
+def check_marks(name: str, marks: Any, shape: tuple[int, ...], axes: Axes) -> None:
+    """Raises an error unless `marks`, a mask or resets, is None or booleans, one for each step of inputs of `shape`."""
     if marks is None:
         return
     check_array(name, marks)
     if marks.dtype != bool:
         raise TypeError(f"{name} has the dtype {marks.dtype}: pass booleans, such as {name}.astype(bool)")
-    if marks.shape != shape:
+    steps = axes.steps(shape)
+    if marks.shape != steps:
         raise ValueError(
-            f"{name} has the shape {list(marks.shape)}: pass {list(shape)}, the shape of inputs without its features"
-            + (TIME_MAJOR_HINT if marks.shape == shape[::-1] else "")
+            f"{name} has the shape {list(marks.shape)}: pass {list(steps)}, the shape of inputs without its features"
+            + (_time_major_hint(axes) if marks.shape == steps[::-1] else "")
         )
+
+
+def _time_major_hint(axes: Axes) -> str:
+    batch_major, time_major = (axes._replace(time_major=either) for either in (False, True))
+    return f"; inputs is {batch_major} unless time_major says that it is {time_major}"
 
 
 def check_unroll(unroll: Any) -> None:
@@ -80,8 +88,11 @@ def check_unroll(unroll: Any) -> None:
         raise ValueError(f"unroll is {unroll}: pass a positive integer")
 
 
-def check_state(name: str, state: Any, expected: Any, why: str = "") -> None:
-    """Raises an error, which ends with `why`, unless `state`, called `name`, has fields and shapes as `expected`."""
+def check_state(name: str, state: Any, expected: Any, batch_shape: Any = "batch_shape", why: str = "") -> None:
+    """Raises an error unless `state`, called `name`, has fields and shapes as `expected`.
+
+    The error says that `cell.initial_state(batch_shape)` makes them, and ends with `why`.
+    """
     if not same_structure(state, expected):
         raise TypeError(f"{name} is {describe(state)}: pass {describe(expected)}, as cell.initial_state makes")
     for path, (given, wanted) in named_leaves(state, expected):
@@ -89,7 +100,7 @@ def check_state(name: str, state: Any, expected: Any, why: str = "") -> None:
         if given.shape != wanted.shape:
             raise ValueError(
                 f"{name}{path} has the shape {list(given.shape)}: pass {list(wanted.shape)}, "
-                f"as cell.initial_state(batch_shape) makes{why}"
+                f"as cell.initial_state({batch_shape}) makes{why}"
             )
 
 
@@ -159,7 +170,7 @@ def check_params(cell: Any, params: Any, input_size: int) -> None:
 
 
 def _differs_in_input_size_alone(given: tuple[int, ...], expected: tuple[int, ...], input_size: int) -> bool:
-    return len(given) == len(expected) and given[1:] == expected[1:] and expected[0] == input_size
+    return len(given) == len(expected) and [e for g, e in zip(given, expected, strict=True) if g != e] == [input_size]
 
 
 def check_batch_shape(batch_shape: Any) -> None:

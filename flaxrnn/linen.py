@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn import layers
+from flaxrnn.axes import Axes
 from flaxrnn.cells.base import Cell
 from flaxrnn.checks import check_inputs, init_shapes
 from flaxrnn.layers import Layer, ScanOptions
@@ -69,8 +70,8 @@ class Recurrent(nn.Module, kw_only=True):
         Returns:
           `(state, outputs)`: the final state, and `[*batch, time, features]`.
         """
-        check_inputs(inputs)
         layer = self.layer
+        check_inputs(inputs, Axes(layer.feature_axes))
         params = self._params(layer, inputs.shape[-1])
         if deterministic is None:
             deterministic = self.deterministic

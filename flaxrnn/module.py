@@ -36,7 +36,7 @@ def cast(
     """
     if dtype is None:
         return inputs, params, initial_state
-    like = jax.eval_shape(lambda: layer.initial_state(inputs.shape[:-2], dtype))
+    like = jax.eval_shape(lambda: layer.initial_state(dtype=dtype))
     initial_state = _tuples(initial_state)
     if same_structure(initial_state, like):
         initial_state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial_state, like)

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxrnn import layers as functional
+from flaxrnn.axes import Axes
 from flaxrnn.cells.base import Cell
 from flaxrnn.checks import check_inputs, describe
 from flaxrnn.layers import Layer, ScanOptions
@@ -82,7 +83,7 @@ class Recurrent(nnx.Module):
         Returns:
           `(state, outputs)`: the final state, and `[*batch, time, features]`.
         """
-        check_inputs(inputs)
+        check_inputs(inputs, Axes(self.layer.feature_axes))
         if deterministic is None:
             deterministic = self.deterministic
         if rngs is not None and not isinstance(rngs, nnx.Rngs):

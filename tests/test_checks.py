@@ -226,12 +226,12 @@ WRONG_CALLS = {
     "time-major lengths": (
         lambda: scan(normal(0, 5, 2, 3), lengths=np.array([5, 3])),
         ValueError,
-        r"lengths has the shape \[2\]: pass \[5\], .*; inputs is \[batch, time, features\] unless time_major says",
+        r"lengths has the shape \[2\]: pass \[5\], .*; inputs is \[\*batch, time, features\] unless time_major says",
     ),
     "time-major mask": (
         lambda: scan(normal(0, 5, 2, 3), mask=np.ones((2, 5), bool)),
         ValueError,
-        r"mask has the shape \[2, 5\]: pass \[5, 2\], .*unless time_major says that it is \[time, batch, features\]",
+        r"mask has the shape \[2, 5\]: pass \[5, 2\], .*unless time_major says that it is \[time, \*batch, features\]",
     ),
     "time-major state": (
         lambda: scan(normal(0, 5, 2, 3), initial_state=CELL.initial_state((2,))),

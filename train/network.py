@@ -11,7 +11,13 @@ import flaxrnn
 from train.errors import UserError
 from train.options import RunOptions, check_positive, check_probability, default, flag
 
-CellName = Annotated[str, tyro.conf.arg(metavar="|".join(flaxrnn.cells.CELLS))]
+
+def cell_names() -> list[str]:
+    """The cells for sequences of vectors; `ConvLSTM` and `ConvGRU` are for sequences of images."""
+    return [name for name, cell in flaxrnn.cells.CELLS.items() if not issubclass(cell, flaxrnn.cells.ConvCell)]
+
+
+CellName = Annotated[str, tyro.conf.arg(metavar="|".join(cell_names()))]
 # options of a cell, with the values at which they need not be passed on
 CELL_OPTIONS = dict(
     peephole=None, coupled=None, forget_bias=None, reset_after=None, layer_norm=False, recurrent_dropout=0.0
@@ -74,11 +80,11 @@ class NetworkOptions(RunOptions):
 
     def make_cell(self) -> flaxrnn.cells.Cell:
         """The cell that the options describe."""
-        if self.cell not in flaxrnn.cells.CELLS:
-            raise UserError(f"--cell={self.cell}: there is no such cell: pass one of {', '.join(flaxrnn.cells.CELLS)}")
+        if self.cell not in cell_names():
+            raise UserError(f"--cell={self.cell}: there is no such cell: pass one of {', '.join(cell_names())}")
         options = {name: getattr(self, name) for name, usual in CELL_OPTIONS.items() if getattr(self, name) != usual}
         for name in options:
-            owners = [cell for cell in flaxrnn.cells.CELLS if name in option_names(cell)]
+            owners = [cell for cell in cell_names() if name in option_names(cell)]
             if self.cell not in owners:
                 given = flag(f"no_{name}" if options[name] is False else name)
                 raise UserError(f"{given} does not go with --cell={self.cell}: it is an option of {', '.join(owners)}")

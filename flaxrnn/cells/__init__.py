@@ -1,6 +1,7 @@
 """Cells: what a recurrent network does in one time step."""
 
 from flaxrnn.cells.base import Cell, HiddenState
+from flaxrnn.cells.conv import ConvCell, ConvGRU, ConvLSTM
 from flaxrnn.cells.elman import Elman
 from flaxrnn.cells.gated import GatedCell
 from flaxrnn.cells.gru import GRU, MGU
@@ -15,6 +16,9 @@ __all__ = [
     "LSTM",
     "MGU",
     "Cell",
+    "ConvCell",
+    "ConvGRU",
+    "ConvLSTM",
     "Elman",
     "GatedCell",
     "HiddenState",

@@ -16,7 +16,7 @@ from flaxrnn.checks import check_array, check_state, describe
 
 Params = dict[str, jax.Array]
 State = Any
-"""A NamedTuple of arrays, one a field, each `[*batch, size]`."""
+"""A NamedTuple of arrays, one a field, each `[*batch, size]`, or `[*batch, *spatial, size]`."""
 Initializer = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
@@ -89,8 +89,8 @@ class Cell(abc.ABC):
         """The cell with the options that differ from their defaults, for dataclasses with `repr=False`."""
         fields = [
             field
-            for field in dataclasses.fields(self)
-            if not field.name.endswith("_init") and getattr(self, field.name) != field.default
+            for field in sorted(dataclasses.fields(self), key=lambda field: field.kw_only is True)
+            if field.init and not field.name.endswith("_init") and getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in fields)})"
 
@@ -99,13 +99,31 @@ class Cell(abc.ABC):
     def output_size(self) -> int:
         """How many features an output has."""
 
+    @property
+    def feature_axes(self) -> int:
+        """How many of the last axes of the inputs are one step's features.
+
+        By default 1: inputs are `[*batch, time, features]`. With more, all but the last are spatial and stay the same
+        from input to state and output: with 3, inputs are `[*batch, time, height, width, channels]`.
+        """
+        return 1
+
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters for inputs of `input_size` features."""
 
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, one for each member of the batch."""
+        """The state before the first step.
+
+        Args:
+          batch_shape: `[*batch]`, all axes of the state but the last; with several feature axes `[*batch, *spatial]`,
+            such as `(32, 64, 64)` for 32 sequences of images of 64 by 64 pixels.
+          dtype: the dtype of the inputs.
+
+        Returns:
+          A NamedTuple of arrays, each `[*batch_shape, size]`.
+        """
 
     def check_features(self, params: Params, input_size: int) -> None:
         """Raises an error if the parameters were made for inputs of another size; by default it does not look."""

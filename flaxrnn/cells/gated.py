@@ -119,8 +119,17 @@ class GatedCell(Cell):
         """The names of the gates, in the order of their columns; `gates = ("reset", "candidate")` in a subclass."""
 
     @property
+    def window(self) -> tuple[int, ...]:
+        """The axes of a kernel before `[in, out]`: none for matrices, for convolutions their window; see `ConvCell`."""
+        return ()
+
+    @property
     def output_size(self) -> int:
         return self.hidden_size
+
+    @property
+    def feature_axes(self) -> int:
+        return 1 + len(self.window)
 
     @abc.abstractmethod
     def gate(self, params: Params, state: State, projected: Gates, recurrent: Gates) -> tuple[State, jax.Array]:
@@ -146,10 +155,10 @@ class GatedCell(Cell):
         check_dtype(dtype)
         kernel_key, recurrent_key, bias_key, state_key = jax.random.split(key, 4)
         width = len(self.gates) * self.hidden_size
-        block = (self.output_size, self.hidden_size)
+        block = (*self.window, self.output_size, self.hidden_size)
         blocks = [self.recurrent_kernel_init(k, block) for k in jax.random.split(recurrent_key, len(self.gates))]
         params = {
-            "kernel": self.kernel_init(kernel_key, (input_size, width)),
+            "kernel": self.kernel_init(kernel_key, (*self.window, input_size, width)),
             "recurrent_kernel": jnp.concatenate(blocks, axis=-1),
         }
         if self.use_bias:
@@ -191,11 +200,12 @@ class GatedCell(Cell):
         return params, inputs
 
     def check_features(self, params: Params, input_size: int) -> None:
-        made_for = len(params["kernel"])
+        made_for = params["kernel"].shape[-2]
         if input_size != made_for:
+            kind, wanted = ("channels", "...") if self.window else ("features", "..., time")
             raise ValueError(
-                f"inputs has {input_size} features, but the parameters were made for {made_for}: "
-                f"pass [..., time, {made_for}], or make parameters with init(key, {input_size})"
+                f"inputs has {input_size} {kind}, but the parameters were made for {made_for}: "
+                f"pass [{wanted}, {made_for}], or make parameters with init(key, {input_size})"
             )
 
     def project(self, params: Params, inputs: jax.Array, product: Product) -> Gates:

@@ -112,14 +112,15 @@ class LSTM(GatedCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        kind = type(self).__name__
         if self.projection_size is not None:
             check_size(self, "projection_size", self.projection_size)
         elif self.projection_clip is not None:
-            raise ValueError("LSTM: projection_clip needs a projection to clip: pass projection_size too")
+            raise ValueError(f"{kind}: projection_clip needs a projection to clip: pass projection_size too")
         for name in ("cell_clip", "projection_clip"):
             clip = getattr(self, name)
             if clip is not None and not clip > 0:
-                raise ValueError(f"LSTM: {name} is {clip!r}: pass a positive number, or None for no clipping")
+                raise ValueError(f"{kind}: {name} is {clip!r}: pass a positive number, or None for no clipping")
 
     @property
     def gates(self) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from flaxrnn.cells.convolution import convolve
+
 
 class Product(Protocol):
-    """What `project` and `recur` call for a matrix product with one of the cell's parameters.
+    """What `project` and `recur` call for a matrix product, or a convolution, with one of the cell's parameters.
 
     Since the kernel is named, a strategy knows which parameter is multiplied: it can keep the result for the backward
     pass, or form the kernel's gradient in one product over all time steps.
@@ -36,14 +38,16 @@ class Product(Protocol):
         """Multiplies `values` by the parameter `name`.
 
         Args:
-          name: the kernel's name in `params`, a matrix `[features, columns]`.
-          values: `[*batch, features]`.
+          name: the kernel's name in `params`: a matrix `[features, columns]`, or for a convolution
+            `[*window, features, columns]`.
+          values: `[*batch, features]`, for a convolution `[*batch, *spatial, features]`.
           gates: which of the kernel's blocks of columns to take, one block for each of the cell's gates, such as
             `slice(None)` for all. None is for a kernel without such blocks.
           add: arrays to add to the blocks, `[*batch, hidden_size]` each, in at least float32.
 
         Returns:
-          With `gates`, a tuple of one array `[*batch, hidden_size]` for each gate; without, `[*batch, columns]`.
+          With `gates`, a tuple of one array `[*batch, hidden_size]` for each gate; without, `[*batch, columns]`. What a
+          convolution gives has the spatial axes of `values`.
         """
 
 
@@ -67,8 +71,13 @@ class MatrixProducts:
         return blocks[0] if gates is None else blocks
 
     def multiply(self, values: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`values @ kernel`, with any number of leading axes."""
-        return values @ kernel
+        """`values @ kernel`, or their convolution; see `multiply`."""
+        return multiply(values, kernel)
+
+
+def multiply(values: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`values @ kernel` for a matrix; their convolution for a kernel `[*window, in, out]`."""
+    return values @ kernel if kernel.ndim == 2 else convolve(values, kernel)
 
 
 def columns(cell: Any, params: Any, name: str, gates: slice | None) -> jax.Array:
@@ -77,17 +86,20 @@ def columns(cell: Any, params: Any, name: str, gates: slice | None) -> jax.Array
     if name not in params:
         raise ValueError(f"{kind} asks for a product with {name!r}, but its parameters are {', '.join(params)}")
     kernel = params[name]
-    if kernel.ndim != 2:
-        raise ValueError(f"{kind} asks for a product with {name!r}, {list(kernel.shape)}: a kernel is a matrix")
+    if kernel.ndim < 2:
+        raise ValueError(
+            f"{kind} asks for a product with {name!r}, {list(kernel.shape)}: a kernel is a matrix, or "
+            "[*window, in, out] for a convolution"
+        )
     taken = column_slice(cell, kernel, gates)
-    return kernel if taken == slice(0, kernel.shape[1]) else kernel[:, taken]
+    return kernel if taken == slice(0, kernel.shape[-1]) else kernel[..., taken]
 
 
 def column_slice(cell: Any, kernel: jax.Array, gates: slice | None) -> slice:
     """Which columns of a kernel belong to some of the cell's gates."""
     if gates is None:
-        return slice(0, kernel.shape[1])
-    width = kernel.shape[1] // len(cell.gates)
+        return slice(0, kernel.shape[-1])
+    width = kernel.shape[-1] // len(cell.gates)
     start, stop, _ = gates.indices(len(cell.gates))
     return slice(start * width, stop * width)
 

@@ -4,11 +4,20 @@ import dataclasses
 from typing import Any
 
 from flaxrnn.cells.base import Cell
+from flaxrnn.cells.conv import ConvGRU, ConvLSTM
 from flaxrnn.cells.elman import Elman
 from flaxrnn.cells.gru import GRU, MGU
 from flaxrnn.cells.lstm import LSTM
 
-CELLS: dict[str, type[Cell]] = {"elman": Elman, "rnn": Elman, "lstm": LSTM, "gru": GRU, "mgu": MGU}
+CELLS: dict[str, type[Cell]] = {
+    "elman": Elman,
+    "rnn": Elman,
+    "lstm": LSTM,
+    "gru": GRU,
+    "mgu": MGU,
+    "conv_lstm": ConvLSTM,
+    "conv_gru": ConvGRU,
+}
 """Every cell by its name; "rnn" is another name of "elman". Add your own to have `make` know it."""
 
 

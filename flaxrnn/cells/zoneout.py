@@ -76,6 +76,10 @@ class Zoneout(Cell):
         return self.cell.output_size
 
     @property
+    def feature_axes(self) -> int:
+        return self.cell.feature_axes
+
+    @property
     def stochastic(self) -> bool:
         return bool(self.rates) or self.cell.stochastic
 

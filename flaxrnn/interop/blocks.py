@@ -62,13 +62,13 @@ def with_biases(cell: Cell) -> GatedCell:
 def add_zero_biases(cell: Cell, params: Arrays) -> Arrays:
     """The parameters of `with_biases(cell)`: those of `cell`, and where it has no biases zeros."""
     kernel = params["kernel"]
-    shapes = {name: like.shape for name, like in init_shapes(with_biases(cell), len(kernel)).items()}
+    shapes = {name: like.shape for name, like in init_shapes(with_biases(cell), kernel.shape[-2]).items()}
     return params | {name: np.zeros(shape, kernel.dtype) for name, shape in shapes.items() if name not in params}
 
 
 def drop_zero_biases(cell: Cell, params: Arrays) -> Arrays:
     """The parameters of `cell` from those of `with_biases(cell)`; an error if a bias that it lacks is not zero."""
-    names = init_shapes(cell, len(params["kernel"]))
+    names = init_shapes(cell, params["kernel"].shape[-2])
     for name, array in params.items():
         if name not in names and np.any(array):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, ConvLSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import tanh
 from flaxrnn.interop.arithmetic import known, sigmoid
@@ -33,6 +33,13 @@ def layer_of_module(flax: Any, module: Any) -> Layer:
 
 
 def _cell(flax: Any, cell: Any) -> Cell:
+    if type(cell).__name__ == "ConvLSTMCell":  # linen alone has it
+        if cell.padding != "SAME" or any(size != 1 for size in cell.strides or ()):
+            raise ValueError(
+                f"source has a ConvLSTMCell with padding={cell.padding!r} and strides={cell.strides}: flaxrnn's "
+                "ConvLSTM is as with padding='SAME' and strides of 1"
+            )
+        return ConvLSTM(cell.features, tuple(cell.kernel_size))
     kinds = {flax.LSTMCell: LSTM, flax.OptimizedLSTMCell: LSTM, flax.GRUCell: GRU, flax.SimpleCell: Elman}
     if type(cell) not in kinds:
         names = ", ".join(kind.__name__ for kind in kinds)

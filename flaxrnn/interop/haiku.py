@@ -1,32 +1,42 @@
-"""Weights of Haiku's `LSTM`, `GRU` and `VanillaRNN`, wherever they stand among a model's parameters."""
+"""Weights of Haiku's `LSTM`, `GRU`, `VanillaRNN` and `Conv2DLSTM`, wherever they stand among a model's parameters."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, ConvLSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import relu
-from flaxrnn.interop.arithmetic import Cells
+from flaxrnn.interop.arithmetic import ANY, Cells
 from flaxrnn.interop.arrays import Arrays
 from flaxrnn.interop.blocks import add, add_to_forget, reorder
+from flaxrnn.interop.conv import conv_lstm, read_conv, write_conv
 from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
 
+CONV = ("input_to_hidden/w", "input_to_hidden/b", "hidden_to_hidden/w", "hidden_to_hidden/b")
+
 
 class _Haiku(Layout):
     framework = "Haiku"
-    leaves = ("linear/w", "linear/b", "linear_1/w", "linear_1/b", "w_i", "w_h", "b")
+    leaves = ("linear/w", "linear/b", "linear_1/w", "linear_1/b", "w_i", "w_h", "b", *CONV)
     optional = ("linear_1/b",)
-    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (False,)}, Elman: {"activation": (relu,)}}
+    cells: ClassVar[Cells] = {
+        LSTM: {},
+        GRU: {"reset_after": (False,)},
+        Elman: {"activation": (relu,)},
+        ConvLSTM: {"features": ANY, "kernel_size": ANY},
+    }
     reasons: ClassVar[dict[str, str]] = {
         "reset_after": "its reset gate acts before the matrix product",
         "activation": "its VanillaRNN is a ReLU network",
     }
 
     def write(self, cell: Cell, params: Arrays) -> Arrays:
+        if isinstance(cell, ConvLSTM):
+            return write_conv(cell, params, CONV)
         if isinstance(cell, GRU):
             kernels = params["kernel"], params["recurrent_kernel"], params["bias"]
             return {name: _to_gru(blocks) for name, blocks in zip(("w_i", "w_h", "b"), kernels, strict=True)}
@@ -42,6 +52,8 @@ class _Haiku(Layout):
         }
 
     def read(self, cell: Cell, arrays: Arrays) -> Arrays:
+        if isinstance(cell, ConvLSTM):
+            return read_conv(cell, arrays, CONV)
         if isinstance(cell, GRU):
             names = {"kernel": "w_i", "recurrent_kernel": "w_h", "bias": "b"}
             return {name: _from_gru(arrays[theirs]) for name, theirs in names.items()}
@@ -57,6 +69,8 @@ class _Haiku(Layout):
         }
 
     def cell_for(self, site: Site) -> Cell | None:
+        if {"input_to_hidden/w", "hidden_to_hidden/w"} <= site.arrays.keys():
+            return conv_lstm(site, "hidden_to_hidden/w")
         if {"w_i", "w_h", "b"} <= site.arrays.keys():
             return GRU(site.matrix("w_h")[0], reset_after=False)
         if not {"linear/w", "linear/b"} <= site.arrays.keys() or not site.path:  # an LSTM's is within it, so has a path
@@ -65,9 +79,9 @@ class _Haiku(Layout):
         return Elman(width, activation=relu) if "linear_1/w" in site.arrays else LSTM(width // 4)
 
     def path(self, place: Place, before: list[Place]) -> str:
-        names = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
-        number = sum(type(other.cell) is type(place.cell) for other in before)
-        return names[type(place.cell)] + (f"_{number}" if number else "")
+        name = _name(place.cell)
+        number = sum(_name(other.cell) == name for other in before)
+        return name + (f"_{number}" if number else "")
 
 
 def import_weights(layer: Layer, params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -127,6 +141,13 @@ def layer_for(params: Mapping[str, Any], prefix: str = "") -> Layer:
       seen in Haiku's parameters: make a `Bidirectional` by hand.
     """
     return _Haiku().layer_for(params, prefix)
+
+
+def _name(cell: Cell) -> str:
+    """What Haiku calls the first module of this kind."""
+    if isinstance(cell, ConvLSTM):
+        return f"conv{len(cell.kernel_size)}_dlstm"
+    return {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}[type(cell)]
 
 
 def _to_gru(blocks: np.ndarray) -> np.ndarray:

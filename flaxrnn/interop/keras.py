@@ -1,4 +1,4 @@
-"""Weights of Keras 3's `LSTM`, `GRU` and `SimpleRNN`, alone, in `Bidirectional` and one after the other."""
+"""Weights of Keras 3's `LSTM`, `GRU`, `SimpleRNN`, `ConvLSTM2D` and the like, alone, in both directions or stacked."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, ConvLSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.cells.elman import relu, tanh
 from flaxrnn.checks import describe
 from flaxrnn.interop.arithmetic import ANY, Cells, linear, sigmoid
 from flaxrnn.interop.arrays import Arrays, check_no_prefix
 from flaxrnn.interop.blocks import add_biases, part_bias, reorder
+from flaxrnn.interop.conv import conv_lstm
 from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import RNN, Bidirectional, Layer, Stack
@@ -27,7 +28,12 @@ class _Keras(Layout):
     framework = "Keras"
     leaves = ("kernel", "recurrent_kernel", "bias")
     biases = ("bias",)
-    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": ANY}, Elman: {"activation": ANY}}
+    cells: ClassVar[Cells] = {
+        LSTM: {},
+        GRU: {"reset_after": ANY},
+        Elman: {"activation": ANY},
+        ConvLSTM: {"features": ANY, "kernel_size": ANY},
+    }
 
     def write(self, cell: Cell, params: Arrays) -> Arrays:
         if not isinstance(cell, GRU):
@@ -45,6 +51,8 @@ class _Keras(Layout):
     def cell_for(self, site: Site) -> Cell | None:
         if not {"kernel", "recurrent_kernel"} <= site.arrays.keys():
             return None
+        if site.arrays["recurrent_kernel"].ndim > 2:
+            return conv_lstm(site, "recurrent_kernel")
         size, columns = site.matrix("recurrent_kernel")
         kind = self.kind(columns, size)
         if kind is GRU:
@@ -52,9 +60,10 @@ class _Keras(Layout):
         return None if kind is None else kind(size)
 
     def path(self, place: Place, before: list[Place]) -> str:
-        kind = {LSTM: "lstm", GRU: "gru", Elman: "simple_rnn"}[type(place.cell)]
+        kind = {LSTM: "lstm", GRU: "gru", Elman: "simple_rnn", ConvLSTM: "conv_lstm"}[type(place.cell)]
+        axes = f"{place.cell.feature_axes - 1}d" if kind == "conv_lstm" else ""
         layer = "" if place.number is None else f"layer_{place.number}/"
-        return f"{layer}{place.direction}{'_' if place.direction else ''}{kind}/{kind}_cell"
+        return f"{layer}{place.direction}{'_' if place.direction else ''}{kind}{axes}/{kind}_cell"
 
 
 def import_weights(layer: Layer, weights: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
@@ -100,10 +109,10 @@ def layer_for(source: Any, prefix: str = "") -> Layer:
     """The layer that a network of Keras's is.
 
     Args:
-      source: a Keras layer (`LSTM`, `GRU`, `SimpleRNN`, `RNN` of their cells, `Bidirectional` of these), a `Sequential`
-        of them, or arrays by their paths. Those alone do not say how a SimpleRNN squashes (tanh is
-        Keras's default), how a `Bidirectional` merges (it concatenates), whether a layer reads backwards, and of a GRU
-        without biases where its reset gate acts (after the product).
+      source: a Keras layer (`LSTM`, `GRU`, `SimpleRNN`, `ConvLSTM1D` to `ConvLSTM3D`, `RNN` of their cells,
+        `Bidirectional` of these), a `Sequential` of them, or arrays by their paths. Those alone do not say how a
+        SimpleRNN squashes (tanh is Keras's default), how a `Bidirectional` merges (it concatenates), whether a layer
+        reads backwards, and of a GRU without biases where its reset gate acts (after the product).
       prefix: as in `import_weights`.
 
     Returns:
@@ -149,8 +158,9 @@ def _cell(cell: Any) -> Cell:
     names = "activation", "recurrent_activation"
     activation, gates = (getattr(getattr(cell, name, None), "__name__", "") for name in names)
     kinds = keras.layers.LSTMCell | keras.layers.GRUCell | keras.layers.SimpleRNNCell
-    if not isinstance(cell, kinds):
-        raise TypeError(f"{describe(cell)} is no LSTMCell, GRUCell or SimpleRNNCell of Keras's")
+    is_conv = type(cell).__name__ == "ConvLSTMCell"  # Keras keeps it to itself
+    if not isinstance(cell, kinds) and not is_conv:
+        raise TypeError(f"{describe(cell)} is no LSTMCell, GRUCell, SimpleRNNCell or ConvLSTMCell of Keras's")
     dropout = {"input_dropout": cell.dropout, "hidden_dropout": cell.recurrent_dropout}
     if isinstance(cell, keras.layers.SimpleRNNCell):
         if activation not in ACTIVATIONS:
@@ -160,6 +170,15 @@ def _cell(cell: Any) -> Cell:
         raise ValueError(
             f"{cell.name} has the activations {activation} and {gates}: flaxrnn's cells have tanh and sigmoid"
         )
+    if is_conv:
+        options = {"padding": "same", "data_format": "channels_last"}
+        ones = (1,) * cell.rank
+        for name, wanted in (options | {"strides": ones, "dilation_rate": ones}).items():
+            if getattr(cell, name) != wanted:
+                raise ValueError(
+                    f"{cell.name} has {name}={getattr(cell, name)!r}: flaxrnn's ConvLSTM is as with {name}={wanted!r}"
+                )
+        return ConvLSTM(cell.filters, cell.kernel_size, use_bias=cell.use_bias, **dropout)
     if isinstance(cell, keras.layers.LSTMCell):
         return LSTM(cell.units, use_bias=cell.use_bias, **dropout)
     return GRU(cell.units, cell.reset_after, use_bias=cell.use_bias, **dropout)

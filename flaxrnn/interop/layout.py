@@ -125,7 +125,7 @@ class Layout(abc.ABC):
         before: list[Place] = []
         arrays: Arrays = {}
         for place, own in zip(self.places(layer), split_params(layer, params), strict=True):
-            checks.check_params(place.cell, own, len(own["kernel"]))
+            checks.check_params(place.cell, own, own["kernel"].shape[-2])
             path = self.path(place, before)
             written = self._write(place.cell, {name: np.asarray(array) for name, array in own.items()})
             arrays |= {self.join(path, leaf): np.array(array, order="C") for leaf, array in written.items()}

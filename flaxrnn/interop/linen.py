@@ -1,18 +1,21 @@
-"""Weights of `flax.linen`'s `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` and `SimpleCell`, anywhere in a tree."""
+"""Weights of `flax.linen`'s LSTM cells (one of them convolutional), `GRUCell` and `SimpleCell`, anywhere in a tree."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from flaxrnn.cells import GRU, LSTM, Elman
+from flaxrnn.cells import GRU, LSTM, ConvLSTM, Elman
 from flaxrnn.cells.base import Cell
 from flaxrnn.interop.arithmetic import ANY, Cells
 from flaxrnn.interop.arrays import Arrays, check_no_prefix, unflatten
+from flaxrnn.interop.conv import conv_lstm, read_conv, write_conv
 from flaxrnn.interop.flax_modules import layer_of_module
 from flaxrnn.interop.layout import Layout, Site
 from flaxrnn.interop.places import Place
 from flaxrnn.layers import Layer
+
+CONV = ("ih/kernel", "ih/bias", "hh/kernel", "hh/bias")
 
 
 class Gates(Layout):
@@ -22,11 +25,19 @@ class Gates(Layout):
     leaves = (
         *(f"{side}{gate}/{kind}" for side in "ih" for gate in "ifgorzn" for kind in ("kernel", "bias")),
         *("i/kernel", "i/bias", "h/kernel"),
+        *CONV,
     )
-    cells: ClassVar[Cells] = {LSTM: {}, GRU: {"reset_after": (True,)}, Elman: {"activation": ANY}}
+    cells: ClassVar[Cells] = {
+        LSTM: {},
+        GRU: {"reset_after": (True,)},
+        Elman: {"activation": ANY},
+        ConvLSTM: {"features": ANY, "kernel_size": ANY},
+    }
     reasons: ClassVar[dict[str, str]] = {"reset_after": "its reset gate acts after the matrix product"}
 
     def write(self, cell: Cell, params: Arrays) -> Arrays:
+        if isinstance(cell, ConvLSTM):
+            return write_conv(cell, params, CONV)
         gates = self.gates(cell)
         arrays: Arrays = {}
         for side, name in (("i", "kernel"), ("h", "recurrent_kernel")):
@@ -38,6 +49,8 @@ class Gates(Layout):
         return arrays | ({"hn/bias": params["recurrent_bias"]} if isinstance(cell, GRU) else {})
 
     def read(self, cell: Cell, arrays: Arrays) -> Arrays:
+        if isinstance(cell, ConvLSTM):
+            return read_conv(cell, arrays, CONV)
         gates = self.gates(cell)
         side = "h" if isinstance(cell, LSTM) else "i"
         params = {
@@ -52,6 +65,8 @@ class Gates(Layout):
         return {LSTM: tuple("ifgo"), GRU: tuple("rzn"), Elman: ("",)}[type(cell)]
 
     def cell_for(self, site: Site) -> Cell | None:
+        if {"ih/kernel", "hh/kernel"} <= site.arrays.keys():
+            return conv_lstm(site, "hh/kernel")
         for leaf, kind in (("ho/kernel", LSTM), ("hz/kernel", GRU), ("h/kernel", Elman)):
             if leaf in site.arrays:
                 return kind(site.matrix(leaf)[0])

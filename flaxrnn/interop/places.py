@@ -122,9 +122,9 @@ def join_params(layer: Layer, cells: Iterator[Params]) -> dict[str, Any]:
 def check_sizes(layer: Layer, params: Any) -> None:
     """Raises an error if a layer's parameters do not fit together, or are not all that it has."""
     cells = split_params(layer, params)
-    inputs = len(cells[0]["kernel"])
+    inputs = cells[0]["kernel"].shape[-2]
     for place, part, own in zip(places(layer), layer.cells(inputs), cells, strict=True):
-        takes = len(own["kernel"])
+        takes = own["kernel"].shape[-2]
         if takes != part.input_size:
             where = "/".join(place.path)
             raise ValueError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxrnn.axes import SPATIAL
 from flaxrnn.checks import describe
 from flaxrnn.interop.arrays import to_jax
 from flaxrnn.interop.places import own_params, places
@@ -29,7 +30,8 @@ def export_model(
     """Serializes `layer.apply` with its parameters, by `jax.export`, for any number of sequences.
 
     The program takes `inputs`, `[batch, time, features]` in the dtype of the parameters, and, if asked for, `lengths`,
-    `[batch]`, int32. It gives `(state, outputs)`, where a state is a dict of its fields, so that the file can be read
+    `[batch]`, int32. For convolutional cells, inputs are `[batch, time, *spatial, channels]`, of any spatial size. It
+    gives `(state, outputs)`, where a state is a dict of its fields, so that the file can be read
     without flaxrnn: `jax.export.deserialize(data).call(inputs)`.
 
     Args:
@@ -60,9 +62,9 @@ def export_model(
         lambda path, leaf: to_jax(jax.tree_util.keystr(path), np.asarray(leaf)), params
     )
     first = own_params(layer, params, first_path)
-    input_size, dtype = len(first["kernel"]), first["kernel"].dtype
-    batch, steps = jax.export.symbolic_shape("batch, time")
-    shape = (batch, steps if time is None else time, input_size)
+    input_size, dtype = first["kernel"].shape[-2], first["kernel"].dtype
+    batch, steps, *spatial = jax.export.symbolic_shape(", ".join(["batch, time", *SPATIAL[: layer.feature_axes - 1]]))
+    shape = (batch, steps if time is None else time, *spatial, input_size)
     arguments = [jax.ShapeDtypeStruct(shape, dtype)]
     if lengths:
         arguments.append(jax.ShapeDtypeStruct((batch,), jnp.int32))

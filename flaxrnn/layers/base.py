@@ -62,6 +62,11 @@ class Layer(abc.ABC):
         """How many features an output has; a pair for a pair of outputs."""
 
     @property
+    def feature_axes(self) -> int:
+        """How many axes the features of one step have; see `flaxrnn.cells.Cell.feature_axes`."""
+        return max((part.cell.feature_axes for part in self.cells(1)), default=1)
+
+    @property
     def include_initial(self) -> bool:
         """Whether the outputs are one step longer than the inputs; see `RNN`."""
         return False

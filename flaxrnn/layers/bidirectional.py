@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from flaxrnn import checks
 from flaxrnn._scan import scan
+from flaxrnn.axes import Axes
 from flaxrnn.cells.base import Cell, check_cell
 from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, check_scan_options, split_key
 
@@ -58,6 +59,12 @@ class Bidirectional(Layer):
         check_cell(self.backward)
         if self.merge is not None and (not isinstance(self.merge, str) or self.merge not in MERGES):
             raise ValueError(f"there is no merge {self.merge!r}: pass one of {', '.join(MERGES)}, or None for a pair")
+        axes = self.forward.feature_axes, self.backward.feature_axes
+        if axes[0] != axes[1]:
+            raise ValueError(
+                f"the forward cell takes {Axes(axes[0])}, but the backward cell {Axes(axes[1])}: pass two cells for "
+                "inputs of the same kind"
+            )
         sizes = self.forward.output_size, self.backward.output_size
         if self.merge in ("sum", "mul", "mean") and sizes[0] != sizes[1]:
             raise ValueError(

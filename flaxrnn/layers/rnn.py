@@ -9,9 +9,11 @@ from jax.typing import DTypeLike
 
 from flaxrnn._last import last_valid_step
 from flaxrnn._scan import scan
+from flaxrnn.axes import Axes
 from flaxrnn.carry import shard_batch_like
 from flaxrnn.cells.base import Cell, check_cell, check_options
 from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, check_scan_options
+from flaxrnn.strategies.base import select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +87,10 @@ class RNN(Layer):
             self.cell, params, inputs, initial_state=initial_state, reverse=self.reverse, key=key, **options
         )
         if self.include_initial:
-            before = (
-                self.cell.begin(params, inputs.shape[:-2], outputs.dtype) if initial_state is None else initial_state
-            )
+            before = initial_state
+            if before is None:
+                positions = Axes(self.feature_axes).one_step(inputs.shape)[:-1]
+                before = self.cell.begin(params, positions, outputs.dtype)
             outputs = self._insert(before.hidden, outputs, options.get("lengths"), options.get("mask"))
         return state, outputs
 
@@ -95,10 +98,13 @@ class RNN(Layer):
         self, hidden: jax.Array, outputs: jax.Array, lengths: jax.Array | None, mask: jax.Array | None
     ) -> jax.Array:
         """Puts the hidden state before the first step among the outputs, where the reading begins."""
-        hidden = shard_batch_like(outputs, slice(0, -2), hidden[..., None, :].astype(outputs.dtype))
+        axes = Axes(self.feature_axes)
+        time_axis, steps = axes.time(outputs.shape), axes.steps(outputs.shape)
+        hidden = jnp.expand_dims(hidden, time_axis).astype(outputs.dtype)
+        hidden = shard_batch_like(outputs, slice(0, time_axis), hidden)
         if not self.reverse:
-            return jnp.concatenate([hidden, outputs], axis=-2)
-        place = last_valid_step(outputs.shape[:-1], lengths, mask) + 1
-        is_place = jnp.arange(outputs.shape[-2] + 1) == place[..., None]
-        longer = jnp.concatenate([outputs, jnp.zeros_like(hidden)], axis=-2)
-        return jnp.where(is_place[..., None], hidden, longer)
+            return jnp.concatenate([hidden, outputs], axis=time_axis)
+        place = last_valid_step(steps, lengths, mask) + 1
+        is_place = jnp.arange(steps[-1] + 1) == place[..., None]
+        longer = jnp.concatenate([outputs, jnp.zeros_like(hidden)], axis=time_axis)
+        return select(is_place, hidden, longer)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxrnn import checks
+from flaxrnn.axes import Axes
 from flaxrnn.cells.base import Cell, check_options, check_rate
 from flaxrnn.layers.base import Layer, LayerCell, ScanOptions, split_key
 
@@ -65,6 +66,11 @@ class Stack(Layer):
             if layer.include_initial and (number < len(self.layers) - 1 or (self.residual and number)):
                 raise ValueError(
                     f"layer {number} of Stack has include_initial=True: only the last one may, without residual=True"
+                )
+            if layer.feature_axes != self.layers[0].feature_axes:
+                raise ValueError(
+                    f"layer {number} of Stack takes {Axes(layer.feature_axes)}, but those below it "
+                    f"{Axes(self.layers[0].feature_axes)}: put a layer of your own between them"
                 )
         if self.residual and len({layer.output_size for layer in self.layers}) > 1:
             sizes = ", ".join(str(layer.output_size) for layer in self.layers)

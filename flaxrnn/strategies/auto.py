@@ -65,6 +65,8 @@ def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: st
     if not products_of(sequence):
         return Choice(plain, f"{type(sequence.cell).__name__}.recur makes no matrix product by product")
     time = sequence.shape[0]
+    if backend == "cpu" and sequence.cell.feature_axes > 1:
+        return Choice(fused, "XLA's own gradients of convolutions are slow in a loop on the CPU")
     if time <= FEW_STEPS:
         return Choice(plain, f"there are {FEW_STEPS} steps or fewer")
     step = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(sequence.projected()))

@@ -16,7 +16,7 @@ class Steps(NamedTuple):
     """What is known of each time step before the first one runs; every leaf has time as its first axis.
 
     Attributes:
-      inputs: `[time, *batch, features]`; finite wherever the mask is False.
+      inputs: `[time, *batch, *features]`; finite wherever the mask is False.
       mask: `[time, *batch]`, False where the state is held and the output is zero; None for no such step.
       resets: `[time, *batch]`, True where the state becomes the reset state before the step; None for no such step.
     """
@@ -53,8 +53,9 @@ class Sequence(NamedTuple):
     def shape(self) -> tuple[Any, ...]:
         """`(time, *batch)`; symbolic dimensions under `jax.export`."""
         first = jax.tree.leaves(self.state)[0]
-        features = len(jax.tree.leaves(jax.eval_shape(self.cell.initial_state))[0].shape)
-        return (jax.tree.leaves(self.steps.inputs)[0].shape[0], *first.shape[: first.ndim - features])
+        own = len(jax.tree.leaves(jax.eval_shape(self.cell.initial_state))[0].shape)
+        batch = first.shape[: first.ndim - own - (self.cell.feature_axes - 1)]
+        return (jax.tree.leaves(self.steps.inputs)[0].shape[0], *batch)
 
     def one_step(self) -> Any:
         """The shapes of one step's inputs."""
@@ -94,8 +95,8 @@ class Strategy(abc.ABC):
         """Runs the sequence.
 
         Returns:
-          `(state, outputs)`: the state after the last step, and the outputs, `[*batch, output_size]` with time put in
-          as axis `time_axis`.
+          `(state, outputs)`: the state after the last step, and the outputs, those of one step with time put in as axis
+          `time_axis`.
         """
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxrnn.cells import convolution
 from flaxrnn.cells.base import Cell
-from flaxrnn.cells.products import MatrixProducts, at_least_float32, column_slice, columns
+from flaxrnn.cells.products import MatrixProducts, at_least_float32, column_slice, columns, multiply
 
 
 @functools.partial(
@@ -81,36 +82,42 @@ def kernel_gradients(cell: Cell, totals: Any, params: Any, made: list[Made], d_r
     kernels = {one.name: at_least_float32(totals[one.name]) for one in made}
     for one, d_result in zip(made, d_results, strict=True):
         d_result = d_result if one.gates is None else jnp.concatenate(d_result, axis=-1)
+        kernel = columns(cell, params, one.name, one.gates)
         taken = column_slice(cell, params[one.name], one.gates)
-        kernels[one.name] = kernels[one.name].at[:, taken].add(_kernel_gradient(one.values, d_result))
+        gradient = _kernel_gradient(one.values, d_result, kernel)
+        kernels[one.name] = kernels[one.name].at[..., taken].add(gradient)
     narrow = {name: total.astype(params[name].dtype) for name, total in kernels.items()}
     return {**totals, **narrow} if narrow else totals
 
 
-def _kernel_gradient(values: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient of `kernel` in `values @ kernel`: one product over all leading axes, summed in at least float32.
+def _kernel_gradient(values: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient of `kernel` in `multiply(values, kernel)`: one product over all leading axes, in at least float32.
 
-    What `jax.grad` makes of it transposes the larger of the two first; on the CPU that took twice as long.
+    What `jax.grad` makes of a matrix product transposes the larger factor first; on the CPU that took twice as long.
     """
+    if kernel.ndim > 2:
+        return convolution.kernel_gradient(values, gradient, kernel.shape[:-2])
     axes = tuple(range(values.ndim - 1))
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     return jax.lax.dot_general(values, gradient, ((axes, axes), ((), ())), preferred_element_type=wide)
 
 
 def _values_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The gradient of `values` in `values @ kernel`, without a transposed copy of the kernel."""
+    """The gradient of `values` in `multiply(values, kernel)`, for a matrix without a transposed copy of it."""
+    if kernel.ndim > 2:
+        return convolution.values_gradient(gradient, kernel)
     return jax.lax.dot_general(gradient, kernel, (((gradient.ndim - 1,), (1,)), ((), ())))
 
 
 @jax.custom_vjp
 def _dense(values: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`values @ kernel`, with any number of leading axes."""
-    return values @ kernel
+    """`multiply(values, kernel)`, with any number of leading axes."""
+    return multiply(values, kernel)
 
 
 def _dense_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     values, kernel = saved
-    d_kernel = _kernel_gradient(values, gradient).astype(kernel.dtype)
+    d_kernel = _kernel_gradient(values, gradient, kernel).astype(kernel.dtype)
     return _values_gradient(gradient, kernel).astype(values.dtype), d_kernel
 
 
@@ -137,5 +144,5 @@ def _known_backward(saved: tuple, gradient: Any) -> tuple:
     return _values_gradient(whole, kernel).astype(values.dtype), None, d_add, d_result
 
 
-_dense.defvjp(lambda values, kernel: (values @ kernel, (values, kernel)), _dense_backward)
+_dense.defvjp(lambda values, kernel: (multiply(values, kernel), (values, kernel)), _dense_backward)
 _known_product.defvjp(_known_forward, _known_backward)

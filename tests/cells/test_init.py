@@ -82,7 +82,9 @@ def test_make():
     assert cells.make("rnn", hidden_size=3) == cells.make("elman", hidden_size=3) == Elman(3)
     assert cells.make("lstm", hidden_size=3, coupled=True) == LSTM(3, coupled=True)
     assert cells.make("mgu", hidden_size=3) == MGU(3)
-    with pytest.raises(ValueError, match=r"no cell 'lstn': pass one of elman, gru, lstm, mgu, rnn"):
+    with pytest.raises(
+        ValueError, match=r"no cell 'lstn': pass one of conv_gru, conv_lstm, elman, gru, lstm, mgu, rnn"
+    ):
         cells.make("lstn", hidden_size=3)
     with pytest.raises(ValueError, match=r"'gru' has no option 'peephole': it takes .*reset_after"):
         cells.make("gru", hidden_size=3, peephole=True)

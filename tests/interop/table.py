@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from flaxrnn import RNN, Bidirectional, Stack, interop
-from flaxrnn.cells import GRU, LSTM, MGU, Elman
+from flaxrnn.cells import GRU, LSTM, MGU, ConvGRU, ConvLSTM, Elman
 from flaxrnn.interop.arrays import flatten
 from tests.compare import random_params
 
@@ -37,6 +37,8 @@ LAYERS = {
     "… `reset_after=False`": RNN(GRU(4, reset_after=False)),
     "… `use_bias=False`, `reset_after=False`": RNN(GRU(4, reset_after=False, use_bias=False)),
     "`MGU`": RNN(MGU(4)),
+    "`ConvLSTM`": RNN(ConvLSTM(4, (3, 3))),
+    "`ConvGRU`": RNN(ConvGRU(4, (3, 3))),
     "`Bidirectional`, `LSTM`": Bidirectional(LSTM(4), LSTM(4)),
     "`Bidirectional`, `GRU` of two sizes": Bidirectional(GRU(4), GRU(5)),
     "`Stack`, `LSTM`": Stack([RNN(LSTM(4))] * 3),

@@ -28,7 +28,9 @@ def finished(request, data_dir, tmp_path_factory):
     if request.param == "rows":
         return request.getfixturevalue("trained")
     workdir = tmp_path_factory.mktemp("pixels")
-    return workdir, run(data_dir, workdir, draw=True, read="pixels", hidden_size=4, steps=3, bidirectional=True, cell="lstm")
+    return workdir, run(
+        data_dir, workdir, draw=True, read="pixels", hidden_size=4, steps=3, bidirectional=True, cell="lstm"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""Moving MNIST (Srivastava et al. 2015) at half its size: two digits fly about and bounce off the edges."""
+
+import numpy as np
+
+SIZE, DIGIT = 32, 14
+"""How many pixels wide a frame and a digit are."""
+FASTEST = 3.0
+"""The highest speed, in pixels a frame and direction."""
+
+
+def halved(images: np.ndarray) -> np.ndarray:
+    """MNIST's images, `[number, 28, 28]` uint8, as `[number, 14, 14]` float32 from 0 to 1."""
+    return images.reshape(-1, DIGIT, 2, DIGIT, 2).mean((2, 4), dtype=np.float32) / 255
+
+
+def clips(digits: np.ndarray, number: int, frames: int, random: np.random.Generator) -> np.ndarray:
+    """Draws clips of two digits each.
+
+    Args:
+      digits: `[any number, 14, 14]`, from 0 to 1.
+      number: how many clips.
+      frames: how many frames each has.
+      random: where digits, places and speeds come from.
+
+    Returns:
+      `[number, frames, 32, 32]` float32, from 0 to 1.
+    """
+    room = SIZE - DIGIT
+    start = random.uniform(0, room, (number, 2, 1, 2))
+    speed = random.uniform(-FASTEST, FASTEST, (number, 2, 1, 2))
+    way = (start + speed * np.arange(frames)[:, None]) % (2 * room)  # there and back
+    places = np.rint(np.where(way > room, 2 * room - way, way)).astype(int)
+    made = np.zeros((number, frames, SIZE, SIZE), np.float32)
+    for clip, chosen in enumerate(random.integers(len(digits), size=(number, 2))):
+        for digit, path in zip(digits[chosen], places[clip], strict=True):
+            for frame, (row, column) in zip(made[clip], path, strict=True):
+                part = frame[row : row + DIGIT, column : column + DIGIT]
+                np.maximum(part, digit, out=part)
+    return made

@@ -1,0 +1,145 @@
+"""Predicts how a film of moving digits goes on, with two ConvLSTMs: `python -m train.moving_digits`.
+
+The network sees frames of two digits that bounce off the edges, and after each says what the next one is. To go on by
+itself, it reads what it has predicted. At the end a picture is drawn of test digits that it has never seen.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from rich.console import Console
+
+import flaxrnn
+from flaxrnn.cells import ConvLSTM
+from train import readout
+from train.data import mnist, moving_digits
+from train.errors import told_to_the_user
+from train.pictures.moving_digits import forecast
+
+PATCH = 4
+"""The network sees a square so many pixels wide as one position, as in Shi et al. 2015."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Predict how a film of moving digits goes on."""
+
+    picture: pathlib.Path = pathlib.Path("moving-digits.png")
+    """Where to write the picture."""
+    channels: int = 48
+    """Channels of each of the two ConvLSTMs."""
+    window: int = 3
+    """How many positions wide their windows are."""
+    seen: int = 8
+    """Frames that the network sees."""
+    predicted: int = 6
+    """Frames that it predicts."""
+    steps: int = 400
+    """How many training steps to do."""
+    batch_size: int = 8
+    """Films in a training step."""
+    learning_rate: float = 5e-3
+    """The highest learning rate; it goes up to it and then down, once."""
+    seed: int = 0
+    """Where parameters and films come from."""
+    data_dir: pathlib.Path | None = None
+    """Where MNIST is prepared; by default tensorflow-datasets' own folder."""
+
+    def make_layers(self) -> flaxrnn.Stack:
+        """The recurrent layers."""
+        cell = ConvLSTM(self.channels, (self.window, self.window))
+        return flaxrnn.Stack([flaxrnn.RNN(cell), flaxrnn.RNN(cell)])
+
+
+def predict(config: Config, params: Any, films: jax.Array, state: Any = None) -> tuple[Any, jax.Array]:
+    """The state after `films`, `[batch, time, height, width]`, and what comes after each frame, in logits."""
+    state, outputs = config.make_layers().apply(params["layers"], to_patches(films), initial_state=state)
+    return state, from_patches(readout.read_out(params, outputs))
+
+
+def loss_of(config: Config, params: Any, films: jax.Array) -> jax.Array:
+    """The mean cross entropy of the pixels of each frame but the first."""
+    _, logits = predict(config, params, films[:, :-1])
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, films[:, 1:]))
+
+
+def go_on(config: Config, params: Any, films: jax.Array) -> jax.Array:
+    """The frames after `films`, `[batch, config.predicted, height, width]`: each is predicted from those before it."""
+    state, logits = predict(config, params, films)
+
+    def step(carry: tuple[Any, jax.Array], _: None) -> tuple[tuple[Any, jax.Array], jax.Array]:
+        state, frame = carry
+        state, logits = predict(config, params, frame, state)
+        return (state, jax.nn.sigmoid(logits)), frame[:, 0]
+
+    first = state, jax.nn.sigmoid(logits[:, -1:])
+    return jnp.moveaxis(jax.lax.scan(step, first, length=config.predicted)[1], 0, 1)
+
+
+def to_patches(films: jax.Array) -> jax.Array:
+    """`[batch, time, height, width]` as `[batch, time, height / PATCH, width / PATCH, PATCH * PATCH]`."""
+    batch, time, height, width = films.shape
+    squares = films.reshape(batch, time, height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(3, 4)
+    return squares.reshape(batch, time, height // PATCH, width // PATCH, PATCH * PATCH)
+
+
+def from_patches(patches: jax.Array) -> jax.Array:
+    """Undoes `to_patches`."""
+    batch, time, height, width, _ = patches.shape
+    squares = patches.reshape(batch, time, height, width, PATCH, PATCH).swapaxes(3, 4)
+    return squares.reshape(batch, time, height * PATCH, width * PATCH)
+
+
+def run(config: Config, console: Console) -> float:
+    """Trains, tests and draws as `config` says; returns the mean squared error on test digits."""
+    start = time.perf_counter()
+    data, random = mnist.load(config.data_dir), np.random.default_rng(config.seed)
+    digits, unseen = moving_digits.halved(data.train.images), moving_digits.halved(data.test.images)
+    frames = config.seen + config.predicted
+    schedule = optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    params = readout.init(config.make_layers(), jax.random.key(config.seed), PATCH * PATCH, PATCH * PATCH)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params: Any, state: Any, films: jax.Array) -> tuple[Any, Any, jax.Array]:
+        loss, gradient = jax.value_and_grad(functools.partial(loss_of, config))(params, films)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, loss
+
+    for number in range(1, config.steps + 1):
+        films = moving_digits.clips(digits, config.batch_size, frames, random)
+        params, state, loss = step(params, state, films)
+        if number % 10 == 0 or number == config.steps:
+            console.print(f"step {number}: loss {loss:.4f}, {time.perf_counter() - start:.0f} s", highlight=False)
+
+    films = moving_digits.clips(unseen, 64, frames, np.random.default_rng(config.seed))
+    seen, true = np.split(films, [config.seen], axis=1)
+    predicted = np.asarray(jax.jit(functools.partial(go_on, config))(params, seen))
+    errors = [float(np.mean((guess - true) ** 2)) for guess in (predicted, seen[:, -1:], 0 * true)]
+    console.print(
+        "mean squared error of {} predicted frames: {:.4f}; of the last frame seen: {:.4f}; of black: {:.4f}".format(
+            config.predicted, *errors
+        ),
+        highlight=False,
+    )
+    forecast(config.picture, films[:2], predicted[:2])
+    return errors[0]
+
+
+def main() -> None:
+    """The program."""
+    with told_to_the_user():
+        run(tyro.cli(Config, prog="python -m train.moving_digits"), Console())
+
+
+if __name__ == "__main__":
+    main()
