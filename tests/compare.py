@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,5 +41,5 @@ def _assert_array_close(actual, expected, rtol):
 
 
 def assert_equal(actual, expected):
-    """Two trees agree bit for bit."""
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    """Two trees agree bit for bit, and in their structure and dtypes."""
+    chex.assert_trees_all_equal(actual, expected, strict=True)

@@ -68,6 +68,7 @@ def test_symbolic_shapes_are_refused_by_strategies_that_cut(strategy, symbols):
 
 def explicit_mesh():
     """Run in a process with four devices: scans on a mesh with explicit axes, as `jax.make_mesh` gives them."""
+    jax.config.update("jax_disable_most_optimizations", True)  # many small programs, each run once
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     rows = jax.NamedSharding(mesh, jax.P("data"))
     for cell in (LSTM(H, peephole=True), GRU(H, reset_after=False), Elman(H)):

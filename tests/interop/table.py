@@ -50,13 +50,13 @@ def table():
     """The table, as Markdown."""
     lines = ["| |" + "".join(f" {name} |" for name in FRAMEWORKS.values()), "|---|" + "---|" * len(FRAMEWORKS)]
     for name, layer in LAYERS.items():
-        lines.append(f"| {name} |" + "".join(f" {entry(getattr(interop, key), layer)} |" for key in FRAMEWORKS))
+        params = jax.tree.map(np.asarray, random_params(layer, 3))
+        lines.append(f"| {name} |" + "".join(f" {entry(getattr(interop, key), layer, params)} |" for key in FRAMEWORKS))
     return "\n".join(lines)
 
 
-def entry(framework, layer):
+def entry(framework, layer, params):
     """What becomes of a layer on its way to a framework and back."""
-    params = random_params(layer, 3)
     try:
         weights = framework.export_weights(layer, params)
     except ValueError as error:

@@ -71,7 +71,7 @@ def test_what_it_does_not_take():
     for platforms in ("cpu", ("gpux",)):
         with pytest.raises(ValueError, match="pass some of cpu, cuda, rocm, tpu"):
             interop.stablehlo.export_model(layer, params, platforms=platforms)
-    with pytest.raises(ValueError, match="params has nothing: pass what the init of"):
+    with pytest.raises(ValueError, match="params has no kernel, but nothing: pass what the init of"):
         interop.stablehlo.export_model(layer, {})
 
 
