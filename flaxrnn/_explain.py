@@ -60,15 +60,12 @@ def _lines(part: LayerCell, inputs: jax.Array | jax.ShapeDtypeStruct, strategy: 
 def sequence_of(part: LayerCell, inputs: jax.Array | jax.ShapeDtypeStruct) -> Sequence:
     """The shapes of what `scan` would run."""
     axes = Axes(part.cell.feature_axes)
-    time, batch, (*positions, _) = (
-        inputs.shape[axes.time(inputs.shape)],
-        axes.batch(inputs.shape),
-        axes.one_step(inputs.shape),
-    )
+    time, batch_axes = inputs.shape[axes.time(inputs.shape)], len(axes.batch(inputs.shape))
+    *positions, _ = axes.one_step(inputs.shape)
     params = jax.eval_shape(
         functools.partial(part.cell.init, input_size=part.input_size, dtype=inputs.dtype), jax.random.key(0)
     )
     dtype = jnp.result_type(inputs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
     state = jax.eval_shape(lambda params: part.cell.begin(params, tuple(positions), dtype), params)
     steps = Steps(jax.ShapeDtypeStruct((time, *positions, part.input_size), inputs.dtype))
-    return Sequence(part.cell, params, state, state, steps, time_axis=len(batch), reverse=part.reverse)
+    return Sequence(part.cell, params, state, state, steps, time_axis=batch_axes, reverse=part.reverse)

@@ -1,6 +1,6 @@
 """Predicts how a film of moving digits goes on, with two ConvLSTMs: `python -m train.moving_digits`.
 
-The network sees frames of two digits that bounce off the edges, and after each says what the next one is. To go on by
+The network sees frames of a digit that bounces off the edges, and after each says what the next one is. To go on by
 itself, it reads what it has predicted. At the end a picture is drawn of test digits that it has never seen.
 """
 
@@ -38,9 +38,9 @@ class Config:
     """Channels of each of the two ConvLSTMs."""
     window: int = 3
     """How many positions wide their windows are."""
-    seen: int = 8
+    seen: int = 6
     """Frames that the network sees."""
-    predicted: int = 6
+    predicted: int = 5
     """Frames that it predicts."""
     steps: int = 400
     """How many training steps to do."""
@@ -104,7 +104,7 @@ def run(config: Config, console: Console) -> float:
     data, random = mnist.load(config.data_dir), np.random.default_rng(config.seed)
     digits, unseen = moving_digits.halved(data.train.images), moving_digits.halved(data.test.images)
     frames = config.seen + config.predicted
-    schedule = optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
+    schedule = optax.cosine_onecycle_schedule(config.steps, config.learning_rate, pct_start=0.1)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     params = readout.init(config.make_layers(), jax.random.key(config.seed), PATCH * PATCH, PATCH * PATCH)
     state = optimizer.init(params)
