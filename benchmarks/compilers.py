@@ -48,8 +48,9 @@ NO_TPU = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Keeps libtpu from looking for the machine's TPU."""
+"""Keeps libtpu from looking for the machine's TPU, and from holding it for one process alone."""
 
 
 def missing() -> str | None:
@@ -92,7 +93,7 @@ def tracing_for(target: str) -> Iterator[None]:
     if _TRACED_FOR[0] != backend_of(target):  # what was traced for another backend must not be used again
         jax.clear_caches()
         _TRACED_FOR[0] = backend_of(target)
-    with mock.patch.object(jax, "default_backend", lambda: backend_of(target)):
+    with mock.patch.object(jax, "default_backend", return_value=backend_of(target)):
         yield
 
 
@@ -115,7 +116,9 @@ def compile_for(target: str, function: Callable, *shapes: Any, **options: Any) -
 
 def compile_jitted(target: str, jitted: Any, *shapes: Any) -> Any:
     """Compiles what `jax.jit` gave; its shardings, or those of the shapes, name the devices."""
-    shapes = jax.tree.map(lambda leaf: leaf if _is_shape(leaf) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
+    shapes = jax.tree.map(
+        lambda leaf: leaf if _is_shape(leaf) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes
+    )
     with tracing_for(target):
         return jitted.lower(*shapes).compile(compiler_options=_options(target))
 
@@ -128,7 +131,8 @@ def _options(target: str) -> dict[str, Any] | None:
     if target not in GPUS:
         return None
     nvcc = importlib.util.find_spec("nvidia.cuda_nvcc")
-    assert nvcc is not None and nvcc.submodule_search_locations, missing()
+    assert nvcc is not None, missing()
+    assert nvcc.submodule_search_locations, missing()
     data = str(Path(next(iter(nvcc.submodule_search_locations))))
     return {"xla_gpu_autotune_level": 0, "xla_gpu_cuda_data_dir": data}  # autotuning would run kernels
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from flaxrnn.carry import vary_like
 from flaxrnn.cells.base import State
 from flaxrnn.strategies import pallas_tpu
 from flaxrnn.strategies.base import Sequence, Strategy, symbolic
@@ -23,13 +24,15 @@ VMEM_BYTES = 64 * 2**20
 class Pallas(Strategy):
     """Runs any cell on a TPU in one kernel, and its gradient in another: parameters and state stay on the chip.
 
-    It is compiled in tests, for TPU v5e and v6e, and its numbers are tested in Pallas's interpreter. It has never run on
-    a TPU, so "auto" does not choose it.
+    Tests compile it for TPU v5e and v6e, and check its numbers in Pallas's interpreter. It has never run on a TPU, so
+    "auto" does not choose it.
 
     Attributes:
       steps: at most how many time steps the kernel does between two waits for memory.
       vmem_bytes: how much of the chip's fast memory a kernel may take; by default three quarters of what there is.
       interpret: runs in Pallas's interpreter, slowly, on any backend; what `pallas_call` takes.
+      mesh_axes: the axes of the mesh of `jax.set_mesh` over which the batch is divided. XLA cannot divide a kernel by
+        itself, and says so. Inside a `jax.shard_map` of your own, where each device has its part already, pass none.
 
     Example:
       >>> import jax, flaxrnn
@@ -42,6 +45,7 @@ class Pallas(Strategy):
     steps: int = pallas_tpu.STEPS
     vmem_bytes: int | None = None
     interpret: Any = False
+    mesh_axes: tuple[str, ...] = ()
 
     name = "pallas"
     forward_mode = False
@@ -56,24 +60,33 @@ class Pallas(Strategy):
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sequence.state)):
             return "the state has fields that are not floating-point numbers"
         plan = self._plan(sequence)
-        if needed := pallas_tpu.too_large(plan, _arguments(sequence)):
-            return (
-                f"its parameters and one step take {needed / 2**20:.1f} MiB of the chip's own memory, and there are "
-                f"{plan.vmem_bytes / 2**20:.1f} MiB"
-            )
-        return None if self.interpret else _why_not_lowered(plan, _arguments(sequence))
+        if jax.sharding.get_abstract_mesh().manual_axes:
+            return None  # inside `shard_map`, where shapes alone cannot be tried
+        both = functools.partial(pallas_tpu.gradient, plan)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _arguments(sequence))
+        try:
+            if self.interpret:
+                jax.eval_shape(both, *shapes)
+            else:
+                jax.jit(both).trace(*shapes).lower(lowering_platforms=("tpu",))
+        except pallas_tpu.TooLargeError as error:
+            return str(error)
+        except (pltpu.LoweringException, NotImplementedError) as error:
+            return f"Mosaic, the compiler of kernels, refuses it: {str(error).strip().splitlines()[0]}"
+        return None
 
     def describe(self, sequence: Sequence) -> str:
         del sequence
         return "one kernel through all steps, never yet run on a TPU"
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
-        state, outputs = pallas_tpu.run(self._plan(sequence), *_arguments(sequence))
+        arguments = _arguments(sequence)
+        state, outputs = pallas_tpu.run(self._plan(sequence), *vary_like(arguments, arguments))
         return state, jnp.moveaxis(outputs, 0, sequence.time_axis)
 
     def _plan(self, sequence: Sequence) -> Plan:
         vmem_bytes = self.vmem_bytes or _vmem_bytes() * 3 // 4
-        return Plan(layout_of(sequence), sequence.reverse, vmem_bytes, self.steps, self.interpret)
+        return Plan(layout_of(sequence), sequence.reverse, vmem_bytes, self.steps, self.interpret, self.mesh_axes)
 
 
 def _vmem_bytes() -> int:
@@ -93,21 +106,3 @@ def _arguments(sequence: Sequence) -> tuple:
     shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((params, steps.inputs)))
     projected = jax.eval_shape(project, params, steps.inputs) if shapes else project(params, steps.inputs)
     return params, state, reset_state, projected, steps.mask, steps.resets
-
-
-def _why_not_lowered(plan: Plan, arguments: tuple) -> str | None:
-    """What Mosaic, the compiler of TPU kernels, says that it cannot do; None if it can do all."""
-
-    def gradient(*arguments: Any) -> Any:
-        results, pull = jax.vjp(lambda params: pallas_tpu.run(plan, params, *arguments[1:]), arguments[0])
-        return pull(results)
-
-    try:
-        jax.jit(gradient).trace(*jax.tree.map(_shape, arguments)).lower(lowering_platforms=("tpu",))
-    except Exception as error:
-        return f"Mosaic cannot lower it: {str(error).strip().splitlines()[-1]}"
-    return None
-
-
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -83,7 +83,9 @@ def _dot(left: jax.Array, right: jax.Array, axis: int) -> jax.Array:
     return jax.lax.dot_general(left, right, (((left.ndim - 1,), (axis,)), ((), ())), preferred_element_type=wide)
 
 
-_multiply.defvjp(lambda values, kernel: (forward_product(values, kernel), (kernel, jnp.zeros((), values.dtype))), _backward)
+_multiply.defvjp(
+    lambda values, kernel: (forward_product(values, kernel), (kernel, jnp.zeros((), values.dtype))), _backward
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Layout:
 
 
 def _unmerge(leaf: jax.Array, kind: Any, flat: bool) -> jax.Array:
-    leaf = leaf != 0 if kind == bool else leaf
+    leaf = leaf != 0 if jnp.issubdtype(kind, jnp.bool_) else leaf
     return leaf[..., 0] if flat else leaf
 
 

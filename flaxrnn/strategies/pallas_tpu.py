@@ -1,10 +1,10 @@
 """Two TPU kernels for any cell: one runs it through time, one runs its gradient, both out of `cell.recur` itself.
 
-The grid goes through blocks of the batch and, for each, through blocks of time. The parameters that `recur` uses stay on
-the chip, and so does the state: only the projected inputs are read at each step, and only outputs are written.
+The grid goes through blocks of the batch and, for each, through blocks of time. The parameters that `recur` uses and
+the state stay on the chip; at each step only the projected inputs are read, and only outputs are written.
 
-The gradient's kernel goes through time the other way, with the gradient of the state on the chip, and takes `jax.vjp` of
-one step of `recur`. It writes the gradients of the products' results; XLA forms each kernel's gradient from them in one
+The gradient's kernel goes through time the other way, with the gradient of the state on the chip, and takes the
+`jax.vjp` of one step of `recur`. It writes the gradients of the products' results; XLA forms each kernel's gradient from them in one
 product over time and batch. Gradients of other parameters are summed on the chip.
 """
 
@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from flaxrnn.cells.products import columns
 from flaxrnn.strategies.fused_products import Made, kernel_gradients
-from flaxrnn.strategies.partitioned import SUMMED, along_batch
 from flaxrnn.strategies.pallas_step import Arrays, Layout, forward_product
+from flaxrnn.strategies.partitioned import SUMMED, along_batch
 
 ROWS, LANES = 8, 128
 """The tile of a TPU's registers: an array's last two axes take up multiples of it."""
@@ -40,6 +40,7 @@ class Plan:
       vmem_bytes: how much of the chip's memory a kernel may take.
       steps: at most how many time steps a block has.
       interpret: as `pallas_call` takes it.
+      mesh_axes: the axes of the mesh over which the batch is divided.
     """
 
     layout: Layout
@@ -47,6 +48,7 @@ class Plan:
     vmem_bytes: int
     steps: int = STEPS
     interpret: Any = False
+    mesh_axes: tuple[str, ...] = ()
 
 
 class Ran(NamedTuple):
@@ -88,7 +90,6 @@ class Where:
     time: bool
     batch: bool
 
-
     @property
     def batch_axis(self) -> int:
         """Which axis is the batch, as `along_batch` takes it."""
@@ -107,18 +108,32 @@ def run(plan: Plan, params: Any, state: Any, reset_state: Any, projected: Any, m
     return _run(plan, False, params, state, reset_state, projected, mask, resets)[0]
 
 
+@jax.custom_jvp
+def _once(tree: Any) -> Any:
+    """`tree` itself; what comes of it cannot be differentiated, since kernels cannot."""
+    return tree
+
+
+@_once.defjvp
+def _refuse(primals: tuple, tangents: tuple) -> NoReturn:
+    del primals, tangents
+    raise TypeError("the pallas strategy has no second derivative: pass strategy='fused' or strategy='plain'")
+
+
 def _run(plan: Plan, keeps: bool, params: Any, *rest: Any) -> tuple[Any, Any]:
-    layout, arrays = plan.layout, plan.layout.arrays(params, *rest)
-    ran = along_batch(lambda arrays: forward(plan, arrays, keeps), (arrays,), _axes((ARRAYS,)), _axes(RAN))
+    layout, arrays = plan.layout, _once(plan.layout.arrays(params, *rest))
+    ran = along_batch(
+        lambda arrays: forward(plan, arrays, keeps), (arrays,), _axes((ARRAYS,)), _axes(RAN), plan.mesh_axes
+    )
     results = layout.unmerge_state(ran.last), layout.unmerge(ran.outputs, 1)
     return results, (params, arrays, ran.before)
 
 
 def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     layout, (params, arrays, before), (d_state, d_outputs) = plan.layout, saved, cotangents
-    given = arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)
+    given = _once((arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)))
     axes = _axes((ARRAYS, STEP, ROW, STEP))
-    gradients = along_batch(lambda *given: backward(plan, *given), given, axes, _axes(GRADIENTS))
+    gradients = along_batch(lambda *given: backward(plan, *given), given, axes, _axes(GRADIENTS), plan.mesh_axes)
     emitted = iter(gradients.values)
     made = [
         Made(name, *(gates or (None, None)), next(emitted) if field is None else before[field], None)
@@ -128,35 +143,26 @@ def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     totals = layout.unmerge_params(params, gradients.shared, gradients.own)
     totals = kernel_gradients(layout.cell, totals, params, made, results)
     d_params = jax.tree.map(lambda leaf, d: None if d is None else d.astype(leaf.dtype), params, totals)
-    d_reset = layout.unmerge_state(gradients.reset) if gradients.reset else None
+    d_reset = [d.astype(leaf.dtype) for d, leaf in zip(gradients.reset, arrays.reset, strict=True)]
     d_projected = layout.unmerge_projected(gradients.projected)
-    return d_params, layout.unmerge_state(gradients.state), d_reset, d_projected, None, None
+    d_states = layout.unmerge_state(gradients.state), layout.unmerge_state(d_reset) if d_reset else None
+    return d_params, *d_states, d_projected, None, None
 
 
 run.defvjp(lambda plan, *arguments: _run(plan, True, *arguments), _run_backward)
 
 
-def too_large(plan: Plan, arguments: tuple) -> int | None:
-    """How many bytes the smallest blocks take of a kernel for which the chip has too little; shapes suffice."""
-
-    def gradient(*arguments: Any) -> Any:
-        results, pull = jax.vjp(lambda params: run(plan, params, *arguments[1:]), arguments[0])
-        return pull(results)
-
-    try:
-        jax.eval_shape(gradient, *arguments)
-    except TooLarge as error:
-        return error.args[0]
-    return None
+def gradient(plan: Plan, *arguments: Any) -> Any:
+    """Both kernels: what `run` gives, pulled back."""
+    results, pull = jax.vjp(lambda params: run(plan, params, *arguments[1:]), arguments[0])
+    return pull(results)
 
 
 def forward(plan: Plan, arrays: Arrays, keeps: bool) -> Ran:
     """Runs all steps; `keeps` says whether to give the states before them, which the gradient needs."""
     time = len(arrays.projected[0])
     fields, output = jax.eval_shape(lambda: plan.layout.step(*_first_step(arrays))[0])
-    shapes = Ran(
-        _like(output, time), [_like(leaf) for leaf in fields], [_like(leaf, time) for leaf in fields if keeps]
-    )
+    shapes = Ran(_like(output, time), [_like(leaf) for leaf in fields], [_like(leaf, time) for leaf in fields if keeps])
 
     def kernel(blocks: "Blocks", ins: Arrays, outs: Ran, now: list) -> None:
         pl.when(pl.program_id(1) == 0)(lambda: _store(now, _read(ins.state)))
@@ -269,8 +275,8 @@ class Blocks:
         jax.lax.fori_loop(0, count, lambda at, _: step(count - 1 - at if backwards else at), None)
 
 
-class TooLarge(ValueError):
-    """Not even the smallest blocks fit; the argument is how many bytes they take."""
+class TooLargeError(ValueError):
+    """Not even the smallest blocks fit into the chip's memory."""
 
 
 def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
@@ -281,7 +287,7 @@ def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
       leaves: all that the kernel reads and writes.
 
     Raises:
-      TooLarge: if there are none.
+      TooLargeError: if there are none; the message says what they take.
     """
     time, batch = next(leaf.shape[:2] for leaf, where in leaves if where == STEP)
     needed = 0
@@ -292,7 +298,10 @@ def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
             needed = temporary + sum(blocks.bytes(leaf, where) for leaf, where in leaves)
             if needed <= plan.vmem_bytes:
                 return blocks
-    raise TooLarge(needed)
+    raise TooLargeError(
+        f"its parameters and one step take {needed / 2**20:.1f} MiB of the chip's own memory, of "
+        f"{plan.vmem_bytes / 2**20:.1f} MiB"
+    )
 
 
 def _sizes(batch: int) -> Iterable[int]:
@@ -309,6 +318,7 @@ def _sizes(batch: int) -> Iterable[int]:
 def _call(plan: Plan, kernel: Callable, backwards: bool, ins: tuple, in_wheres: tuple, results: tuple) -> Any:
     """Runs a kernel over blocks; the fields of a state, as they are in `ins`, are kept in scratch memory."""
     outs, out_wheres = results
+    outs = jax.tree.map(lambda leaf: _varying_like(ins[0].projected[0], leaf), outs)
     blocks = blocks_of(plan, [*_pairs(ins, in_wheres), *_pairs(outs, out_wheres)])
     missing = -blocks.batch % blocks.rows
     if missing:  # members of the batch that are all zeros, and whose outputs have no gradient
@@ -388,6 +398,12 @@ def _like(leaf: Any, time: int | None = None, wide: bool = False) -> jax.ShapeDt
     """An array's shape, with an axis of time before it; `wide` in at least float32."""
     dtype = jnp.promote_types(leaf.dtype, jnp.float32) if wide else leaf.dtype
     return jax.ShapeDtypeStruct(leaf.shape if time is None else (time, *leaf.shape), dtype)
+
+
+def _varying_like(other: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A shape with the manual axes of an array, which `shard_map` wants to know of a kernel's results."""
+    kind = jax.typeof(other).manual_axis_type
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, manual_axis_type=kind) if kind.varying else leaf
 
 
 def _read(refs: Any) -> Any:
