@@ -26,13 +26,13 @@ class Arrays(NamedTuple):
       marks: mask and resets, integers `[time, batch, 1]`, or None.
     """
 
-    kernels: dict[str, Any]
-    shared: list[Any]
-    own: list[Any]
-    state: list[Any]
-    reset: list[Any]
-    projected: list[Any]
-    marks: tuple[Any, Any]
+    kernels: Any
+    shared: Any
+    own: Any
+    state: Any
+    reset: Any
+    projected: Any
+    marks: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +233,8 @@ def layout_of(sequence: Sequence) -> Layout:
 
     def step(leaves: list, matrices: dict, fields: list, inputs: list) -> Any:
         product = Products(cell, matrices)
-        trees = (jax.tree.unflatten(*pair) for pair in ((params, leaves), (state, fields), (whole, inputs)))
-        result = cell.recur(*trees, product)
+        before, projected = jax.tree.unflatten(state, fields), jax.tree.unflatten(whole, inputs)
+        result = cell.recur(jax.tree.unflatten(params, leaves), before, projected, product)
         calls.extend(product.calls)
         return result, product.values
 

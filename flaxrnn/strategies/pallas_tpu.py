@@ -4,8 +4,8 @@ The grid goes through blocks of the batch and, for each, through blocks of time.
 the state stay on the chip; at each step only the projected inputs are read, and only outputs are written.
 
 The gradient's kernel goes through time the other way, with the gradient of the state on the chip, and takes the
-`jax.vjp` of one step of `recur`. It writes the gradients of the products' results; XLA forms each kernel's gradient from them in one
-product over time and batch. Gradients of other parameters are summed on the chip.
+`jax.vjp` of one step of `recur`. It writes the gradients of the products' results, and XLA forms each kernel's gradient
+from them in one product over time and batch. Gradients of other parameters are summed on the chip.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from flaxrnn.carry import vary_like
 from flaxrnn.cells.products import columns
 from flaxrnn.strategies.fused_products import Made, kernel_gradients
 from flaxrnn.strategies.pallas_step import Arrays, Layout, forward_product
@@ -61,8 +62,8 @@ class Ran(NamedTuple):
     """
 
     outputs: Any
-    last: list[Any]
-    before: list[Any]
+    last: Any
+    before: Any
 
 
 class Gradients(NamedTuple):
@@ -74,13 +75,13 @@ class Gradients(NamedTuple):
       values: what those products multiply that is no field of the state as it is, `[time, batch, features]`.
     """
 
-    shared: list[Any]
-    own: list[Any]
-    state: list[Any]
-    reset: list[Any]
-    projected: list[Any]
-    results: list[Any]
-    values: list[Any]
+    shared: Any
+    own: Any
+    state: Any
+    reset: Any
+    projected: Any
+    results: Any
+    values: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +135,18 @@ def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     given = _once((arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)))
     axes = _axes((ARRAYS, STEP, ROW, STEP))
     gradients = along_batch(lambda *given: backward(plan, *given), given, axes, _axes(GRADIENTS), plan.mesh_axes)
+    if arrays.reset:  # products see the state that a reset has brought back
+        before = [
+            jnp.where(_over(arrays.marks[1], old), new, old) for new, old in zip(arrays.reset, before, strict=True)
+        ]
     emitted = iter(gradients.values)
     made = [
-        Made(name, *(gates or (None, None)), next(emitted) if field is None else before[field], None)
+        Made(name, gates and gates[0], gates and gates[1], next(emitted) if field is None else before[field], None)
         for name, gates, field in layout.calls
     ]
     results = [(d,) if one.gates else d for one, d in zip(made, gradients.results, strict=True)]
     totals = layout.unmerge_params(params, gradients.shared, gradients.own)
-    totals = kernel_gradients(layout.cell, totals, params, made, results)
+    totals = kernel_gradients(layout.cell, vary_like(arrays, totals), params, made, results)
     d_params = jax.tree.map(lambda leaf, d: None if d is None else d.astype(leaf.dtype), params, totals)
     d_reset = [d.astype(leaf.dtype) for d, leaf in zip(gradients.reset, arrays.reset, strict=True)]
     d_projected = layout.unmerge_projected(gradients.projected)
@@ -187,7 +192,8 @@ def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: 
 
     results, values = jax.eval_shape(lambda: _products(layout, arrays))
     shapes = Gradients(
-        *([_like(leaf, wide=True) for leaf in tree if _is_float(leaf)] for tree in (arrays.shared, arrays.own)),
+        [_like(leaf, wide=True) for leaf in arrays.shared if _is_float(leaf)],
+        [_like(leaf, wide=True) for leaf in arrays.own if _is_float(leaf)],
         [_like(leaf) for leaf in arrays.state],
         [_like(leaf, wide=True) for leaf in arrays.reset],
         [_like(leaf) for leaf in arrays.projected if _is_float(leaf)],
@@ -210,8 +216,8 @@ def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: 
             probes = [jnp.zeros(ref.shape[1:], ref.dtype) for ref in outs.results]
 
             def run(free: list, state: list, reset: list, probes: list) -> Any:
-                parts = _put_floats((shared, own, projected), free)
-                after, product = layout.step(kernels, *parts[:2], state, reset, parts[2], marks, probes)
+                params, masks, inputs = _put_floats((shared, own, projected), free)
+                after, product = layout.step(kernels, params, masks, state, reset, inputs, marks, probes)
                 return after, product.values
 
             _, pull, values = jax.vjp(run, _floats((shared, own, projected)), state, reset, probes, has_aux=True)
@@ -398,6 +404,11 @@ def _like(leaf: Any, time: int | None = None, wide: bool = False) -> jax.ShapeDt
     """An array's shape, with an axis of time before it; `wide` in at least float32."""
     dtype = jnp.promote_types(leaf.dtype, jnp.float32) if wide else leaf.dtype
     return jax.ShapeDtypeStruct(leaf.shape if time is None else (time, *leaf.shape), dtype)
+
+
+def _over(marks: jax.Array, before: jax.Array) -> jax.Array:
+    """Marks, `[time, batch, 1]`, that select from an array `[time, batch, ...]`."""
+    return marks.reshape(*marks.shape[:2], *(1,) * (before.ndim - 2)) != 0
 
 
 def _varying_like(other: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
