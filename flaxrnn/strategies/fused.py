@@ -35,6 +35,8 @@ WHOLE_BYTES = {"tpu": 8 * 2**20}
 """Up to how much the whole sequence is one segment, where that is more."""
 UNROLL = {"gpu": 4}
 """How many steps a turn of the loops has at least: on a GPU a loop's time is that of launching its kernels."""
+FEW_TURNS = 4
+"""A loop of fewer turns would be replaced by its turns, which takes XLA long to compile."""
 KEEP_BYTES = {"cpu": 128 * 2**20}
 """How much of the products' results may be kept for the backward pass; above, they are computed a second time."""
 ELSEWHERE = 256 * 2**20
@@ -94,14 +96,14 @@ class Fused(Strategy):
         backend, time = jax.default_backend(), sequence.shape[0]
         segment = SEGMENT_BYTES.get(backend, ELSEWHERE) if self.segment_bytes is None else self.segment_bytes
         keep = KEEP_BYTES.get(backend, ELSEWHERE) if self.keep_bytes is None else self.keep_bytes
-        unroll = max(sequence.unroll, UNROLL.get(backend, 1))
-        plan = Plan(sequence.cell, sequence.time_axis, sequence.reverse, unroll)
+        plan = Plan(sequence.cell, sequence.time_axis, sequence.reverse, sequence.unroll)
         keeps = time * _bytes(products_of(sequence)) <= keep
         step = max(1, _bytes(sequence.projected()))
         if self.segment_bytes is None and time * step <= WHOLE_BYTES.get(backend, 0):
             segment = time * step
         length = segment_length(time, segment // step)
-        return dataclasses.replace(plan, keeps=keeps), length
+        at_least = UNROLL.get(backend, 1) if length >= FEW_TURNS * UNROLL.get(backend, 1) else 1
+        return dataclasses.replace(plan, keeps=keeps, unroll=max(sequence.unroll, at_least)), length
 
 
 @dataclasses.dataclass(frozen=True)

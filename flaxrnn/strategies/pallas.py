@@ -80,8 +80,9 @@ class Pallas(Strategy):
         return "one kernel through all steps, never yet run on a TPU"
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
-        arguments = _arguments(sequence)
-        state, outputs = pallas_tpu.run(self._plan(sequence), *vary_like(arguments, arguments))
+        plan, given = self._plan(sequence), sequence[1:5]  # params, state, reset state and steps
+        varied = sequence._replace(**dict(zip(sequence._fields[1:5], vary_like(given, given), strict=True)))
+        state, outputs = pallas_tpu.run(plan, *_arguments(varied))
         return state, jnp.moveaxis(outputs, 0, sequence.time_axis)
 
     def _plan(self, sequence: Sequence) -> Plan:
