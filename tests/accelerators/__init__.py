@@ -1,1 +1,1 @@
-"""What the compilers for TPU and GPU make of the library; nothing runs there. They come with the extra `accelerators`."""
+"""What compilers for TPU and GPU make of the library; nothing runs there. The extra `accelerators` brings them."""

@@ -1,4 +1,4 @@
-"""The programs' training steps, and the notebook's, compile for one TPU or GPU and for meshes of four and eight TPUs."""
+"""Training steps, of programs and of a notebook, compile for one TPU or GPU and for meshes of four and eight TPUs."""
 
 import re
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_on_one_chip(name, target):
 @pytest.mark.parametrize(("target", "mesh"), [("v5e:2x2", "data:4"), ("v5e:2x4", "data:8")])
 @pytest.mark.parametrize("name", STEPS)
 def test_on_a_mesh(name, target, mesh):
-    """One reduction, of the gradients and the metrics together, after the loops; each chip has its part of the batch."""
+    """One reduction, of gradients and metrics together, after the loops; each chip has its part of the batch."""
     compiled, state, batch = compile_step(target, mesh, STEPS[name])
     outside, inside = collectives(compiled)
     assert outside == ["all-reduce"]
@@ -100,7 +100,7 @@ def test_on_a_mesh(name, target, mesh):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_on_a_mesh_that_divides_the_network_too(name):
-    compiled, state, _ = compile_step("v5e:2x4", "data:4,model:2", STEPS[name])
+    compiled, *_ = compile_step("v5e:2x4", "data:4,model:2", STEPS[name])
     outside, _ = collectives(compiled)
     assert "all-reduce" in outside
     alone, *_ = compile_step("v5e:2x4", "data:8", STEPS[name])
