@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import rich
 import tyro
 
-from benchmarks import figures, lengths_report, peers_report
+from benchmarks import accelerators_report, figures, lengths_report, peers_report
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -35,6 +35,7 @@ KINDS = {
     "peers": Kind(peers_report.markdown, peers_report.picture),
     "peers-huge-pages": Kind(peers_report.markdown, None),
     "lengths": Kind(lengths_report.markdown, lengths_report.picture),
+    "accelerators": Kind(accelerators_report.markdown, accelerators_report.picture),
 }
 
 
@@ -46,11 +47,13 @@ class Options:
       peers: peers.json of `benchmarks.peers`.
       peers_huge_pages: peers.json of `benchmarks.peers`, run under GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
       lengths: lengths.json of `benchmarks.lengths`.
+      accelerators: accelerators.json of `benchmarks.accelerators`.
     """
 
     peers: Path | None = None
     peers_huge_pages: Path | None = None
     lengths: Path | None = None
+    accelerators: Path | None = None
 
 
 def main(options: Options) -> None:

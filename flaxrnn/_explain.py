@@ -37,6 +37,7 @@ def explain(cell: Cell | Layer, inputs: jax.Array | jax.ShapeDtypeStruct, *, str
       LSTM(hidden_size=256): fused, since larger matrix products are faster; 16 segments of 16 steps, products kept
         plain: one step after the other
         checkpointed: 16 segments of 16 steps, each run again in the backward pass
+        pallas: cannot run it: it is for TPUs, and JAX runs on cpu
     """
     if not isinstance(cell, Layer):
         check_cell(cell)

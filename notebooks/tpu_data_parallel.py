@@ -436,6 +436,46 @@ print("the shardings of all arrays are the same:", all(jax.tree.leaves(same)))
 # `docs/training.md` says how to start it on TPU slices, with Slurm, and on one machine.
 
 # %% [markdown]
+# ## One kernel through all steps
+#
+# On a TPU, `strategy="pallas"` runs the whole sequence in one kernel, and its gradient in another, with the parameters and the state on
+# the chip ([how it works](../docs/kernels_pallas.md)). It has been compiled for TPUs, and its numbers have been checked in Pallas's interpreter, but
+# it has never run on a TPU. If this notebook runs on one, the next cell compares it with the plain loop and times both in a minute: please send
+# what it prints. On other devices it runs a tiny network in the interpreter.
+
+# %%
+ON_TPU = jax.default_backend() == "tpu"
+kernel = flaxrnn.strategies.Pallas(interpret=not ON_TPU)
+cell = cells.LSTM(256 if ON_TPU else 8)
+sequences = jax.random.normal(jax.random.key(0), [32, 256, 64] if ON_TPU else [2, 6, 3])
+params = cell.init(jax.random.key(1), input_size=sequences.shape[-1])
+
+
+def gradient(strategy):
+    def loss(params, sequences):
+        return jnp.sum(jnp.sin(flaxrnn.scan(cell, params, sequences, strategy=strategy)[1]))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+def milliseconds(strategy):
+    run, seconds = gradient(strategy), []
+    for _ in range(12):
+        start = time.perf_counter()
+        jax.block_until_ready(run(params, sequences))
+        seconds.append(time.perf_counter() - start)
+    return 1000 * min(seconds[2:])
+
+
+with jax.default_matmul_precision("float32"):
+    pairs = zip(*(jax.tree.leaves(gradient(one)(params, sequences)) for one in (kernel, "plain")), strict=True)
+    difference = max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs)
+print(f"largest difference from plain: {difference:.0e} on {devices[0].device_kind}{'' if ON_TPU else ', interpreted'}")
+assert difference < 1e-3
+if ON_TPU:
+    print({str(name): round(milliseconds(name), 2) for name in ("plain", "fused", "pallas")}, "ms a training step")
+
+# %% [markdown]
 # ## Exercises
 #
 # 1. On how many devices could a batch of 96 be split evenly? What does `jax.device_put` say to another number?

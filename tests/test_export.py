@@ -10,7 +10,7 @@ from tests.every import CELLS
 from tests.tiers import tiers
 
 
-@pytest.mark.parametrize("strategy", flaxrnn.STRATEGIES)
+@pytest.mark.parametrize("strategy", sorted(flaxrnn.STRATEGIES.keys() - {"pallas"}))
 @pytest.mark.parametrize("name", tiers(CELLS, {"lstm_everything", "gru_reset_before"}))
 def test_lowers_for_gpu_and_tpu(name, strategy):
     cell = CELLS[name]

@@ -22,15 +22,16 @@ from tests.own_cell import Leaky
 from tests.tiers import tiers
 
 B, T, I = 2, 11, 3  # a prime number of steps: no segments come out even
-OTHERS = sorted(flaxrnn.STRATEGIES.keys() - {"plain"})
+OTHERS = sorted(flaxrnn.STRATEGIES.keys() - {"plain", "pallas"})  # that one: test_pallas.py
 RANDOM = np.random.default_rng(0)
 MASK, RESETS = jnp.asarray(RANDOM.random((B, T)) < 0.7), jnp.asarray(RANDOM.random((B, T)) < 0.3)
+MANY_RESETS = jnp.asarray(RANDOM.random((B, T)) < 0.5)  # RESETS are all masked in what follows
 OPTIONS = {
     "whole": {},
     "lengths": {"lengths": jnp.array([4, 11])},
     "mask, reverse": {"mask": MASK, "reverse": True},
     "resets": {"resets": RESETS},
-    "everything": {"mask": MASK, "resets": RESETS, "lengths": jnp.array([10, 7]), "reverse": True, "unroll": 2},
+    "everything": {"mask": MASK, "resets": MANY_RESETS, "lengths": jnp.array([10, 7]), "reverse": True, "unroll": 2},
 }
 REGULARIZED = {
     "dropout": LSTM(5, peephole=True, input_dropout=0.3, hidden_dropout=0.3, recurrent_dropout=0.3),
@@ -210,7 +211,7 @@ def test_no_step_and_one_step(strategy, time):
     assert_close(run(strategy), run("plain"))
 
 
-@pytest.mark.parametrize("strategy", flaxrnn.STRATEGIES)
+@pytest.mark.parametrize("strategy", ["plain", *OTHERS])
 def test_compiled_once_for_a_shape(strategy):
     compiled = flaxrnn._scan._scan
     cell = GRU(7)
@@ -248,11 +249,30 @@ def test_what_auto_chooses():
     assert choice(LSTM(128), 28, 128) == choice(GRU(128), 28, 128) == "plain", "a short sequence of large steps"
     assert choice(Zoneout(GRU(128), 0.1), 28, 128) == "plain"
     assert choice(Elman(128), 28, 128) == "fused", "these steps are a quarter of the LSTM's"
-    assert choice(LSTM(128), 28, 128, backend="gpu") == "fused"
+    assert choice(LSTM(128), 28, 128, backend="gpu") == choice(LSTM(128), 28, 128, backend="tpu") == "fused"
+    assert choice(LSTM(512), 128, 64, backend="gpu") == "fused"
+    assert choice(LSTM(512), 128, 64, backend="tpu") == choice(GRU(512), 128, 64, backend="tpu") == "plain"
+    assert choice(Elman(512), 128, 64, backend="tpu") == "fused", "its steps are a quarter of the LSTM's"
     assert choice(LSTM(128), 784, 128) == "fused"
     assert choice(LSTM(128, projection_size=8), 28, 128) == "plain", "a step is as large as its gates"
     assert choice(GRU(128), 4, 2) == "plain", "a few steps"
     assert choice(Leaky(16), 100, 8) == choice(Zoneout(GRU(16), 0.1), 100, 8) == "fused"
+
+
+def test_segments_and_turns_by_backend(monkeypatch):
+    """By the compilers' figures: little data at a time on a TPU, but no cut into two; few turns of a loop on a GPU."""
+
+    def plan(backend, time, batch):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        inputs = jax.ShapeDtypeStruct((batch, time, I), "float32")
+        plan, length = Fused()._plan(sequence_of(LayerCell(LSTM(128), I), inputs))
+        return length, plan.unroll
+
+    assert plan("tpu", 28, 128) == (28, 1), "7 MiB"
+    assert plan("tpu", 784, 128) == (16, 1), "196 MiB, in segments of 4"
+    assert plan("cpu", 28, 128) == (7, 1)
+    assert plan("gpu", 784, 128) == (784, 4)
+    assert plan("gpu", 15, 128) == (15, 1), "a loop of few turns would be unrolled as a whole"
 
 
 def test_auto_runs_what_it_chooses():
@@ -277,7 +297,8 @@ def test_explain():
         "Elman(hidden_size=16)",
     ]
     assert all(": fused, since larger" in line for line in chosen)
-    assert [line.split(":")[0] for line in lines[1:3]] == ["  plain", "  checkpointed"]
+    assert [line.split(":")[0] for line in lines[1:4]] == ["  plain", "  checkpointed", "  pallas"]
+    assert lines[3] == "  pallas: cannot run it: it is for TPUs, and JAX runs on cpu"
     inputs = jax.ShapeDtypeStruct((2, 10_000, 3), "float32")
     line = flaxrnn.explain(LSTM(4), inputs, strategy="checkpointed")
     assert re.search(r"checkpointed, since it was asked for; 100 segments of 100 steps, each run again", line)

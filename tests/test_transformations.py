@@ -16,7 +16,7 @@ from tests.processes import run_python
 I, H = 3, 4
 
 
-@pytest.mark.parametrize("strategy", ["auto", *flaxrnn.STRATEGIES])
+@pytest.mark.parametrize("strategy", ["auto", *sorted(flaxrnn.STRATEGIES.keys() - {"pallas"})])
 @pytest.mark.parametrize("cell", [LSTM(H), GRU(H)], ids=repr)
 def test_an_empty_batch(cell, strategy):
     params = random_params(cell, I)

@@ -15,6 +15,10 @@ SHORT, LARGE_STEP = 64, 49_152
 """On the CPU, at most SHORT steps of at least LARGE_STEP gate values run faster under plain."""
 
 
+LARGE_TPU_STEP = 98_304
+"""On a TPU, steps of at least so many gate values are expected to run faster under plain."""
+
+
 class Choice(NamedTuple):
     """A strategy, and why it was chosen, as half a sentence."""
 
@@ -42,7 +46,7 @@ def choose(strategy: str | Strategy, sequence: Sequence, backend: str | None = N
       strategy: "auto", a name in `STRATEGIES`, or a strategy.
       sequence: the cell and the shapes.
       backend: "cpu", "gpu" or "tpu"; by default what JAX runs on by default. The rules for the CPU come from measured
-        training steps on two cores; on GPU and TPU nothing has been measured, and fewer, larger products are preferred.
+        training steps on two cores, those for GPU and TPU from what their compilers expect: nothing has run there.
 
     Raises:
       ValueError: if the strategy that is asked for cannot run the sequence.
@@ -75,5 +79,11 @@ def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: st
             plain,
             f"on the CPU, {SHORT} steps or fewer of {LARGE_STEP:,} gate values or more (here {step:,}) gain nothing "
             "from larger products",
+        )
+    if backend == "tpu" and step >= LARGE_TPU_STEP:
+        return Choice(
+            plain,
+            f"on a TPU, steps of {LARGE_TPU_STEP:,} gate values or more (here {step:,}) gain nothing from larger "
+            "products, by what its compiler expects (not measured)",
         )
     return Choice(fused, "larger matrix products are faster" + ("" if backend == "cpu" else " (not measured here)"))

@@ -29,12 +29,18 @@ from flaxrnn.strategies.base import Sequence, Steps, Strategy, guarded, symbolic
 from flaxrnn.strategies.fused_products import DenseProducts, KnownProducts, Made, RecordedProducts, kernel_gradients
 from flaxrnn.strategies.segments import in_segments, segment_length
 
-SEGMENT_BYTES = {"cpu": 2 * 2**20}
+SEGMENT_BYTES = {"cpu": 2 * 2**20, "tpu": 4 * 2**20}
 """How much of `cell.project` a segment may take, by backend: on the CPU about what its second cache holds."""
+WHOLE_BYTES = {"tpu": 8 * 2**20}
+"""Up to how much the whole sequence is one segment, where that is more."""
+UNROLL = {"gpu": 4}
+"""How many steps a turn of the loops has at least: on a GPU a loop's time is that of launching its kernels."""
+FEW_TURNS = 4
+"""A loop of fewer turns would be replaced by its turns, which takes XLA long to compile."""
 KEEP_BYTES = {"cpu": 128 * 2**20}
 """How much of the products' results may be kept for the backward pass; above, they are computed a second time."""
 ELSEWHERE = 256 * 2**20
-"""Either limit on a GPU or TPU; not measured."""
+"""Either limit on other backends. What is set for GPU and TPU follows their compilers' figures, not measurements."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +100,12 @@ class Fused(Strategy):
         segment = SEGMENT_BYTES.get(backend, ELSEWHERE) if self.segment_bytes is None else self.segment_bytes
         keep = KEEP_BYTES.get(backend, ELSEWHERE) if self.keep_bytes is None else self.keep_bytes
         keeps = time * _bytes(products_of(sequence)) <= keep
-        length = segment_length(time, segment // max(1, _bytes(sequence.projected())))
-        return Plan(sequence.cell, sequence.reverse, sequence.unroll, keeps), length
+        step = max(1, _bytes(sequence.projected()))
+        if self.segment_bytes is None and time * step <= WHOLE_BYTES.get(backend, 0):
+            segment = time * step
+        length = segment_length(time, segment // step)
+        at_least = UNROLL.get(backend, 1) if length >= FEW_TURNS * UNROLL.get(backend, 1) else 1
+        return Plan(sequence.cell, sequence.reverse, max(sequence.unroll, at_least), keeps), length
 
 
 @dataclasses.dataclass(frozen=True)
