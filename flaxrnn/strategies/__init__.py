@@ -3,9 +3,10 @@
 from flaxrnn.strategies.base import Sequence, Steps, Strategy
 from flaxrnn.strategies.checkpointed import Checkpointed
 from flaxrnn.strategies.fused import Fused
+from flaxrnn.strategies.native import Native
 from flaxrnn.strategies.plain import Plain
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (Plain(), Fused(), Checkpointed())}
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (Plain(), Fused(), Native(), Checkpointed())}
 """Every strategy by its name."""
 
-__all__ = ["STRATEGIES", "Checkpointed", "Fused", "Plain", "Sequence", "Steps", "Strategy"]
+__all__ = ["STRATEGIES", "Checkpointed", "Fused", "Native", "Plain", "Sequence", "Steps", "Strategy"]
