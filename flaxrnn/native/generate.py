@@ -153,12 +153,12 @@ def generate(plan: Plan) -> Generated:
             f"{width(product.value_size)}, {width(product.size)}, {layout.result_slots[number]}, {d_slot}, {adds_text}}}"
         )
         d_slot += len(product.blocks)
-    lines = ["struct Cell {"]
+    lines = ["namespace {  // else libraries of several cells would share what has the same name", "struct Cell {"]
     lines += [f"  static constexpr int {name} = {number};" for name, number in numbers.items()]
     lines += [f"  static constexpr int KERNELS = {len(kernels)};"]
     lines += [_table(name, table) for name, table in tables.items()]
     lines += [f"  static constexpr Product PRODUCT[] = {{{', '.join(products)}}};"]
-    lines += [forward, backward, "};"]
+    lines += [forward, backward, "};", "}  // namespace"]
     return Generated(
         text=HEAD + "\n".join(lines) + TAIL,
         kernels=tuple(kernels),
