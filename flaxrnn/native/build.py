@@ -109,9 +109,11 @@ def load(text: str) -> str:
 FAILED = "failed"
 
 
-def forget_failures() -> None:
-    """Lets `load` try again after a failure."""
+def forget() -> None:
+    """Forgets what was loaded and what failed, so that `load` looks again."""
     _failures.clear()
+    _load.cache_clear()
+    _shim.cache_clear()
 
 
 @functools.cache

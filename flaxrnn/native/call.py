@@ -292,7 +292,7 @@ ad.primitive_jvps[gradient] = _gradient_jvp
 
 def _batch_forward(primitive: Primitive, instead: Callable, args: Sequence, dims: Sequence, *, program: Program) -> Any:
     axes = program.row_axes()
-    mapped = [dim is not batching.not_mapped for dim in dims]
+    mapped = [dim is not None for dim in dims]
     if any(own and axis is None for own, axis in zip(mapped, axes, strict=True)):
         function = functools.partial(instead, program)
         return _vmapped(function, args, dims)
@@ -311,7 +311,7 @@ def _batch_forward(primitive: Primitive, instead: Callable, args: Sequence, dims
 
 def _fold(arg: jax.Array, dim: Any, axis: int, size: int) -> jax.Array:
     """The batch axis `dim`, put before the axis `axis` of what was there and made one with it."""
-    if dim is batching.not_mapped:
+    if dim is None:
         arg = jnp.broadcast_to(jnp.expand_dims(arg, axis), (*arg.shape[:axis], size, *arg.shape[axis:]))
     else:
         arg = jnp.moveaxis(arg, dim, axis)
@@ -319,7 +319,7 @@ def _fold(arg: jax.Array, dim: Any, axis: int, size: int) -> jax.Array:
 
 
 def _vmapped(function: Callable, args: Sequence, dims: Sequence) -> tuple[list, list]:
-    in_axes = tuple(None if dim is batching.not_mapped else dim for dim in dims)
+    in_axes = tuple(None if dim is None else dim for dim in dims)
     outputs = jax.vmap(function, in_axes=in_axes)(*args)
     return outputs, [0] * len(outputs)
 

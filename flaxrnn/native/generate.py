@@ -9,9 +9,13 @@ pass needs, in `dz` the gradients of `z`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
-from flaxrnn.native.plan import Plan
+import jax
+
+from flaxrnn.cells.gated import GatedCell
+from flaxrnn.native.plan import Plan, make_plan
 from flaxrnn.native.translate import CHEAP, Untranslatable, literal
 
 
@@ -112,6 +116,8 @@ class Layout:
 
 def generate(plan: Plan) -> Generated:
     """Writes the C++ of a cell, without what all cells share."""
+    if len(plan.projected) > MOST_GATES:
+        raise Untranslatable(f"it has more than {MOST_GATES} gates")
     layout = Layout(plan)
     forward, backward = _forward(plan, layout), _backward(plan, layout)
     values = [product for product in plan.products if product.field is None]
@@ -170,6 +176,24 @@ def generate(plan: Plan) -> Generated:
     )
 
 
+def source(cell: GatedCell, input_size: int = 8) -> str:
+    """The C++ of a cell: a loop body for each phase, forward and backward.
+
+    Raises:
+      Untranslatable: if a kernel cannot run the cell.
+
+    Example:
+      >>> from flaxrnn import cells
+      >>> text = source(cells.Elman(8))
+      >>> print(next(line.strip() for line in text.splitlines() if "tanh_" in line))
+      const V v5 = tanh_(v4);
+    """
+    params = jax.eval_shape(functools.partial(cell.init, input_size=input_size), jax.random.key(0))
+    return generate(make_plan(cell, dict(params), frozenset())).text
+
+
+MOST_GATES = 16
+"""As many as `Product` in loop.h has room for."""
 HEAD = '#include "loop.h"\n\n'
 TAIL = """
 
