@@ -1,6 +1,5 @@
 """The native strategy: its arithmetic, its fallbacks, and the compiler on the user's machine."""
 
-import ctypes
 import dataclasses
 import functools
 import os
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import flaxrnn
-from flaxrnn.cells import GRU, LSTM, Elman, GatedCell, HiddenState, Zoneout
+from flaxrnn.cells import GRU, LSTM, GatedCell, HiddenState, Zoneout
 from flaxrnn.native import build
 from flaxrnn.native.generate import source
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
@@ -24,7 +23,9 @@ from tests.own_cell import Leaky
 from tests.tiers import tiers
 
 I = 3
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 88.0, -88.0, 9.0, -9.0, 1e-30, 0.5, -0.5, 1.0, 2.0])
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 88.0, -88.0, 9.0, -9.0, 1e-30, 0.5, -0.5, 1.0, 2.0]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +64,26 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", tiers(FUNCTIONS, {"arithmetic", "choices", "minimum and maximum", "hyperbolic", "gelu"}))
+@pytest.mark.parametrize(
+    "name", tiers(FUNCTIONS, {"arithmetic", "choices", "minimum and maximum", "hyperbolic", "gelu"})
+)
 def test_each_primitive_is_that_of_jax(name):
     """Values and derivatives, NaN, infinities and large numbers among them; the features do not fill a vector."""
-    cell = Arithmetic(21, function=FUNCTIONS[name])
+    function = FUNCTIONS[name]
+    cell = Arithmetic(21, function=function)
     points = np.concatenate([SPECIAL, np.linspace(-6, 6, 5 * 21 - len(SPECIAL))]).astype(np.float32)
-    inputs = jnp.asarray(points.reshape(5, 1, 21))
-    params = {"kernel": jnp.eye(21), "recurrent_kernel": jnp.zeros((21, 21)), "bias": jnp.zeros(21)}
-
-    def run(bias, strategy):
-        # a projection that is exactly the bias, since 0 * infinity in a product is NaN
-        each = jax.vmap(lambda bias: flaxrnn.scan(cell, params | {"bias": bias}, jnp.zeros((1, 21)), strategy=strategy)[1])
-        return each(bias)[:, 0]
-
-    del run
-    with np.errstate(all="ignore"):
-        expected, slope = (np.asarray(f(jnp.asarray(points))) for f in (cell.function, jax.vmap(jax.grad(cell.function))))
-    found, gradient = [], []
-    for row in points.reshape(5, 21):
+    params = {"kernel": jnp.zeros((1, 21)), "recurrent_kernel": jnp.zeros((21, 21))}
+    found = []
+    for row in points.reshape(5, 21):  # in the bias, since an infinity in a product makes all of it NaN
 
         def outputs(bias):
-            return flaxrnn.scan(cell, params | {"bias": bias}, jnp.zeros((1, 1, 21)), strategy="native")[1]
+            return flaxrnn.scan(cell, params | {"bias": bias}, jnp.zeros((1, 1, 1)), strategy="native")[1][0, 0]
 
         value, pull = jax.vjp(outputs, jnp.asarray(row))
-        found.append(np.asarray(value)[0, 0])
-        gradient.append(np.asarray(pull(jnp.ones((1, 1, 21)))[0]))
-    del inputs
-    np.testing.assert_allclose(np.concatenate(found), expected, rtol=2e-6, atol=1e-6)
-    np.testing.assert_allclose(np.concatenate(gradient), slope, rtol=1e-5, atol=2e-6)
+        found.append((value, pull(jnp.ones(21))[0]))
+    value, gradient = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    np.testing.assert_allclose(value, function(points), rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(function))(points), rtol=1e-5, atol=2e-6)
 
 
 def test_a_cell_of_four_lines_in_a_large_batch():
@@ -109,7 +102,9 @@ def test_a_cell_of_four_lines_in_a_large_batch():
     assert_close(swapped[0][0], run(params, inputs, "plain")[0][0])
 
 
-@pytest.mark.parametrize("cell", tiers([LSTM(70), GRU(70), GRU(70, reset_after=False), LSTM(70, projection_size=40)], {LSTM(70)}), ids=repr)
+@pytest.mark.parametrize(
+    "cell", tiers([LSTM(70), GRU(70), GRU(70, reset_after=False), LSTM(70, projection_size=40)], {LSTM(70)}), ids=repr
+)
 @pytest.mark.parametrize("batch", [(), (40,)], ids=["one sequence", "40 sequences"])
 def test_all_threads(cell, batch):
     """Sequences long enough for the threads to share their features, and a batch large enough to be cut."""
@@ -222,7 +217,7 @@ class Looks(Leaky):
     how: str = ""
 
     def gate(self, params, state, projected, recurrent):
-        after, output = super().gate(params, state, projected, recurrent)
+        _, output = super().gate(params, state, projected, recurrent)
         if self.how == "sum":
             output = output - jnp.mean(output, axis=-1, keepdims=True)
         if self.how == "neighbour":
@@ -281,8 +276,11 @@ def empty_cache(tmp_path, monkeypatch):
 def falls_back(cell):
     """Runs a cell of its own under "native", whose kernel cannot be built: the result is right all the same."""
     params, inputs = random_params(cell, I), jnp.asarray(normal(0, 2, 6, I))
-    run = jax.jit(jax.grad(lambda params, strategy: jnp.sum(flaxrnn.scan(cell, params, inputs, strategy=strategy)[1] ** 2)), static_argnames="strategy")
-    assert_close(run(params, "native"), run(params, "plain"))
+
+    def loss(params, strategy):
+        return jnp.sum(flaxrnn.scan(cell, params, inputs, strategy=strategy)[1] ** 2)
+
+    assert_close(*(jax.grad(loss)(params, strategy) for strategy in ("native", "plain")))
 
 
 def test_no_compiler(monkeypatch, empty_cache):
@@ -366,25 +364,33 @@ print(flaxrnn.scan(cell, cell.init(jax.random.key(0), 3), jax.numpy.ones([2, 6, 
 def test_an_unknown_kernel_is_an_error():
     flaxrnn.scan(GRU(5), random_params(GRU(5), I), jnp.ones([2, 6, I]), strategy="native")
     call = jax.ffi.ffi_call(build.TARGET, jax.ShapeDtypeStruct((3,), jnp.float32))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="has not loaded the native kernel 'kernel-none.forward'"):
-        jax.jit(lambda x: call(x, kernel="kernel-none.forward", sizes=np.zeros(3, np.int64)))(jnp.ones(3)).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"has not loaded the native kernel 'kernel-none\.forward'"):
+        jax.jit(lambda x: call(x, kernel="kernel-none.forward", sizes=np.zeros(3, np.int64)))(
+            jnp.ones(3)
+        ).block_until_ready()
 
 
 def test_building_ahead():
-    done = subprocess.run([sys.executable, "-m", "flaxrnn.native"], capture_output=True, text=True, check=False)
+    done = run(sys.executable, "-m", "flaxrnn.native")
     assert done.returncode == 0, done.stderr
     assert "LSTM(hidden_size=8)" in done.stdout
 
 
 @pytest.mark.parametrize("name", tiers(["lstm_everything", "gru", "gru_reset_before", "own"], {"lstm_everything"}))
-@pytest.mark.parametrize("flags", [("-march=native",), pytest.param(("-march=haswell",), marks=pytest.mark.slow)], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [("-march=native",), pytest.param(("-march=haswell",), marks=pytest.mark.slow)], ids=" ".join
+)
 def test_under_sanitizers(name, flags, tmp_path):
     """No access outside an array, no undefined behaviour, and the same result however the work is shared."""
     (tmp_path / "kernel.cc").write_text(source(ALL[name]))
-    source = pathlib.Path(__file__).parent / "data" / "native" / "sanitized.cc"
+    program, main = tmp_path / "program", pathlib.Path(__file__).parent / "data" / "native" / "sanitized.cc"
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
-    command = [build.compiler(), *build.FLAGS, *sanitize, *flags, f"-I{build.SOURCES}", '-DKERNEL="kernel.cc"', f"-I{tmp_path}"]
-    made = subprocess.run([*command, str(source), "-o", str(tmp_path / "program")], capture_output=True, text=True, check=False)
+    folders = [f"-I{build.SOURCES}", f"-I{tmp_path}", '-DKERNEL="kernel.cc"']
+    made = run(build.compiler(), *build.FLAGS, *sanitize, *flags, *folders, str(main), "-o", str(program))
     assert made.returncode == 0, f"the compiler, which must have the sanitizers' libraries, failed: {made.stderr}"
-    done = subprocess.run([str(tmp_path / "program")], capture_output=True, text=True, check=False)
+    done = run(str(program))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=False)

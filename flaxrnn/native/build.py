@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jaxlib
@@ -145,7 +145,9 @@ def _open(library: pathlib.Path) -> ctypes.CDLL:
         raise BuildError(f"{library} cannot be loaded ({error})") from None
 
 
-def built(kind: str, text: str, parts: dict[str, str], flags: tuple[str, ...], probe=None) -> pathlib.Path:
+def built(
+    kind: str, text: str, parts: dict[str, str], flags: tuple[str, ...], probe: Callable | None = None
+) -> pathlib.Path:
     """The library of a C++ text, compiled if it is not in the folder.
 
     Args:
@@ -170,7 +172,14 @@ def built(kind: str, text: str, parts: dict[str, str], flags: tuple[str, ...], p
     return library
 
 
-def _compile(command: str, text: str, parts: dict[str, str], flags: tuple[str, ...], library: pathlib.Path, probe) -> None:
+def _compile(
+    command: str,
+    text: str,
+    parts: dict[str, str],
+    flags: tuple[str, ...],
+    library: pathlib.Path,
+    probe: Callable | None,
+) -> None:
     logger.warning("compiling %s with %s, once; this takes a few seconds", library, command)
     with tempfile.TemporaryDirectory(dir=library.parent) as made:
         for header in parts:

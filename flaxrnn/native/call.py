@@ -5,8 +5,8 @@
     tangent:   the derivative of `scan`, which is only ever transposed
     gradient:  operands, what `save` gave, gradients of outputs and final state -> gradients of the operands
 
-Where there is no kernel (on another platform, in an exported program, after a failed build) the fused strategy is lowered
-in its place, and second derivatives are those of the other strategies.
+Where there is no kernel (on another platform, in an exported program, after a failed build) the fused strategy is
+lowered in its place, and second derivatives are those of the other strategies.
 """
 
 import dataclasses
@@ -98,15 +98,15 @@ class Program:
     def sizes(self, operands: Sequence[Any], save: bool, want_dx: bool) -> np.ndarray:
         """What C++ reads as `Sizes`."""
         given = self.unpack(operands)
-        T, B, I = self.shape(given["x"])
+        T, B, features = self.shape(given["x"])
         outputs = self.cell.output_size
         x_strides, y_strides = (
-            (B * size, size) if self.time_major else (size, T * size) for size in (I, outputs)
+            (B * size, size) if self.time_major else (size, T * size) for size in (features, outputs)
         )
         kept = sum(1 << field for field in self.kept)
         flags = self.reverse, self.masked, self.reset, save, kept, want_dx, self.bias
         columns = [given[name].shape[1] for name in self.kernels]
-        return np.array([T, B, I, *x_strides, *y_strides, *flags, *self.widths, *columns], np.int64)
+        return np.array([T, B, features, *x_strides, *y_strides, *flags, *self.widths, *columns], np.int64)
 
 
 def reference(program: Program, *operands: jax.Array, forward_mode: bool = False) -> list[jax.Array]:
@@ -164,7 +164,7 @@ def _reference_save(program: Program, *operands: jax.Array) -> list[jax.Array]:
 
 
 def _primitive(name: str, shapes: Callable, instead: Callable, kernel: Callable) -> Primitive:
-    """A primitive that a kernel computes on the CPU; `instead` computes it elsewhere, and `kernel` says what to call."""
+    """A primitive that a kernel computes on the CPU, and `instead` elsewhere; `kernel` says what to call."""
     primitive = Primitive(f"flaxrnn_native_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(lambda *args, **params: [_aval(shape) for shape in shapes(*args, **params)])
@@ -264,7 +264,7 @@ def _save_jvp(primals: Sequence, tangents: Sequence, *, program: Program) -> tup
     function = functools.partial(reference, program, forward_mode=True)
     moved = jax.jvp(function, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))[1]
     rest = outputs[1 + program.fields :]
-    return outputs, [*moved, *(ad.Zero.from_primal_value(leaf) for leaf in rest)]
+    return outputs, [*moved, *(ad.Zero(jax.typeof(leaf).to_tangent_aval()) for leaf in rest)]
 
 
 def _gradient_jvp(primals: Sequence, tangents: Sequence, *, program: Program, want_dx: bool) -> tuple[list, list]:
@@ -301,7 +301,7 @@ def _batch_forward(primitive: Primitive, instead: Callable, args: Sequence, dims
         arg if axis is None else _fold(arg, dim, axis, size) for arg, dim, axis in zip(args, dims, axes, strict=True)
     ]
     outputs = primitive.bind(*folded, program=program)
-    rows = [axes[0], *[0] * program.fields]
+    rows = [1 if program.time_major else 0, *[0] * program.fields]
     rows += [1] * (len(outputs) - len(rows))
     return [
         output.reshape(*output.shape[:axis], size, output.shape[axis] // size, *output.shape[axis + 1 :])

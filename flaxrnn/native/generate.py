@@ -60,7 +60,7 @@ class Layout:
         self.z: list[int] = []  # the leaves (or sums of leaves) in the slots of z
         self.x_slots: list[int] = []
         self.result_slots: list[int] = []
-        summed = {gate: total for gate, total in plan.sums.values()}
+        summed = dict(plan.sums.values())
         for product in plan.products:
             self.result_slots.append(len(self.z))
             self.z += [plan.sums[block][1] if block in plan.sums else block for block in product.blocks]
@@ -74,8 +74,10 @@ class Layout:
         self.dz: list[int] = [node for blocks in plan.d_blocks for node in blocks]
         self.dz_sizes = [product.size for product in plan.products for _ in product.blocks]
         self.dx_slots: list[int] = []
-        for gate, node in enumerate(plan.d_projected):
-            places = [place for place, other in enumerate(self.dz) if other == node and self.dz_sizes[place] == self.sizes[0]]
+        for node in plan.d_projected:
+            places = [
+                place for place, other in enumerate(self.dz) if other == node and self.dz_sizes[place] == self.sizes[0]
+            ]
             free = [place for place in places if place not in self.dx_slots]
             if not free:
                 free = [len(self.dz)]
@@ -95,7 +97,9 @@ class Layout:
     def backward_outputs(self) -> list[int]:
         """All that the backward pass computes."""
         plan = self.plan
-        small = [node for small, nodes in zip(plan.small, plan.d_small, strict=True) if not small.per_row for node in nodes]
+        small = [
+            node for small, nodes in zip(plan.small, plan.d_small, strict=True) if not small.per_row for node in nodes
+        ]
         values = [product.value for product in plan.products if product.field is None]
         return [*self.dz, *plan.d_state, *small, *values]
 
@@ -150,14 +154,19 @@ def generate(plan: Plan) -> Generated:
     products = []
     d_slot = 0
     for number, product in enumerate(plan.products):
-        adds = [int(block in plan.sums) for block in product.blocks]
-        adds_text = "{" + ", ".join(map(str, adds)) + "}"
-        field = -1 if product.field is None else product.field
-        value = values.index(product) if product.field is None else -1
-        products.append(
-            f"{{{kernels.index(product.kernel)}, {product.first}, {len(product.blocks)}, {field}, {value}, "
-            f"{width(product.value_size)}, {width(product.size)}, {layout.result_slots[number]}, {d_slot}, {adds_text}}}"
+        fields = (
+            kernels.index(product.kernel),
+            product.first,
+            len(product.blocks),
+            -1 if product.field is None else product.field,
+            values.index(product) if product.field is None else -1,
+            width(product.value_size),
+            width(product.size),
+            layout.result_slots[number],
+            d_slot,
         )
+        adds = ", ".join(str(int(block in plan.sums)) for block in product.blocks)
+        products.append(f"{{{', '.join(map(str, fields))}, {{{adds}}}}}")
         d_slot += len(product.blocks)
     lines = ["namespace {  // else libraries of several cells would share what has the same name", "struct Cell {"]
     lines += [f"  static constexpr int {name} = {number};" for name, number in numbers.items()]
@@ -212,9 +221,7 @@ def _table(name: str, numbers: Sequence[int]) -> str:
 
 def _forward(plan: Plan, layout: Layout) -> str:
     """The phases of a step."""
-    leaf = _leaf_loads(plan, layout) | {
-        node: f"load(r.z + c.z[{slot}] + j, l)" for slot, node in enumerate(layout.z)
-    }
+    leaf = _leaf_loads(plan, layout) | {node: f"load(r.z + c.z[{slot}] + j, l)" for slot, node in enumerate(layout.z)}
     phase_of_slot = {}
     for number, product in enumerate(plan.products):
         for block in product.blocks:
@@ -234,14 +241,16 @@ def _forward(plan: Plan, layout: Layout) -> str:
     last = len(plan.products)
     for field, node in enumerate(plan.news):
         size = plan.sizes[plan.state[field]]
-        targets[phase(node) if size == layout.size_of(node) else last].append(Target(node, size, f"store(r.n[{field}] + j, {{}}, l);"))
-    targets[phase(plan.output)].append(
-        Target(plan.output, layout.size_of(plan.output), "store(r.y + j, {}, l);")
-    )
+        targets[phase(node) if size == layout.size_of(node) else last].append(
+            Target(node, size, f"store(r.n[{field}] + j, {{}}, l);")
+        )
+    targets[phase(plan.output)].append(Target(plan.output, layout.size_of(plan.output), "store(r.y + j, {}, l);"))
     for slot, node in enumerate(layout.saved):
         store = f"if constexpr (SAVE) store(r.saved + c.saved[{slot}] + j, {{}}, l);"
         targets[phase(node)].append(Target(node, layout.size_of(node), store))
-    return _phases("forward", "template <int PHASE, int WIDTH, bool SAVE, class L, class Row>", plan, layout, targets, leaf)
+    return _phases(
+        "forward", "template <int PHASE, int WIDTH, bool SAVE, class L, class Row>", plan, layout, targets, leaf
+    )
 
 
 def _backward(plan: Plan, layout: Layout) -> str:
@@ -262,21 +271,21 @@ def _backward(plan: Plan, layout: Layout) -> str:
     slot = 0
     for number, blocks in enumerate(plan.d_blocks):
         for node in blocks:
-            targets[number + 1].append(
-                Target(node, layout.dz_sizes[slot], f"store(r.dz + c.dz[{slot}] + j, {{}}, l);")
-            )
+            targets[number + 1].append(Target(node, layout.dz_sizes[slot], f"store(r.dz + c.dz[{slot}] + j, {{}}, l);"))
             slot += 1
     for place in range(slot, len(layout.dz)):
-        targets[last].append(Target(layout.dz[place], layout.dz_sizes[place], f"store(r.dz + c.dz[{place}] + j, {{}}, l);"))
+        targets[last].append(
+            Target(layout.dz[place], layout.dz_sizes[place], f"store(r.dz + c.dz[{place}] + j, {{}}, l);")
+        )
     for field, node in enumerate(plan.d_state):
         targets[last].append(Target(node, plan.sizes[plan.state[field]], f"store(r.d[{field}] + j, {{}}, l);"))
-    for number, product in enumerate(values):
-        targets[last].append(Target(product.value, product.value_size, f"store(r.v[{number}] + j, {{}}, l);"))
+    for place, product in enumerate(values):
+        targets[last].append(Target(product.value, product.value_size, f"store(r.v[{place}] + j, {{}}, l);"))
     for number, (small, nodes) in enumerate(zip(plan.small, plan.d_small, strict=True)):
         for row, node in enumerate(nodes if not small.per_row else ()):
             if not graph.is_constant(node, 0):
-                place = f"r.q[{number}] + {row} * c.width[{layout.sizes.index(small.size)}] + j"
-                targets[last].append(Target(node, small.size, f"store({place}, load({place}, l) + {{}}, l);"))
+                total = f"r.q[{number}] + {row} * c.width[{layout.sizes.index(small.size)}] + j"
+                targets[last].append(Target(node, small.size, f"store({total}, load({total}, l) + {{}}, l);"))
     return _phases("backward", "template <int PHASE, int WIDTH, class L, class Row>", plan, layout, targets, leaf)
 
 
@@ -306,7 +315,8 @@ def _phases(
 
 def _statements(plan: Plan, layout: Layout, targets: list[Target], leaf: dict[int, str]) -> Iterable[str]:
     """Computes what is wanted, each node once, and stores it after everything is read."""
-    graph, names = plan.graph, {}
+    graph = plan.graph
+    names: dict[int, str] = {}
     for number in graph.below([target.node for target in targets], leaf):
         node = graph.nodes[number]
         if node.op == "constant":

@@ -139,9 +139,13 @@ def make_plan(cell: GatedCell, params: Any, per_row: frozenset[str]) -> Plan:
     cotangents = jax.eval_shape(step, kernels, *arguments)
     translator = Translator(Graph(), {leaf.shape[-1] for leaf in jax.tree.leaves((state, block, cotangents))})
     given = [_leaves(translator, prefix, tree) for prefix, tree in zip("sxrp", arguments, strict=True)]
-    known = sum(given, [])
+    known = [array for arrays in given for array in arrays]
     unknown = [np.empty(leaf.shape, object) for leaf in jax.tree.leaves(kernels)]  # a step must not look at them
-    d_given = sum((_leaves(translator, *pair) for pair in zip(("dv", "dn", "dy"), cotangents, strict=True)), [])
+    d_given = [
+        array
+        for prefix, tree in zip(("dv", "dn", "dy"), cotangents, strict=True)
+        for array in _leaves(translator, prefix, tree)
+    ]
     values, news, output = _split(
         _run(translator, step, (kernels, *arguments), unknown + known), map(jax.tree.leaves, cotangents)
     )
@@ -194,7 +198,7 @@ def make_plan(cell: GatedCell, params: Any, per_row: frozenset[str]) -> Plan:
 
 def _made(cell: GatedCell, params: Any, state: Any, projected: Any) -> list:
     """The shapes of a step's products."""
-    names = []
+    names: list[tuple[str, int | None]] = []
 
     def record(params: Any, state: Any, projected: Any) -> Any:
         product = RecordedProducts(cell, params)
@@ -205,15 +209,17 @@ def _made(cell: GatedCell, params: Any, state: Any, projected: Any) -> list:
     shapes = jax.eval_shape(record, params, state, projected)
     if not shapes:
         raise Untranslatable(f"{type(cell).__name__}.recur makes no matrix product by product")
-    return [_Made(*pair, *name) for pair, name in zip(shapes, names, strict=True)]
+    return [_Made(name, first, values, result) for (name, first), (values, result) in zip(names, shapes, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    values: Any
-    result: Any
+    """A product: its kernel's name, its first gate, and the shapes of what is multiplied and of the result."""
+
     name: str
     first: int | None
+    values: Any
+    result: Any
 
 
 def _leaves(translator: Translator, prefix: str, tree: Any) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 """From a jaxpr of elementwise arithmetic to a graph of C++ expressions, one for each feature.
 
-An array `[..., features]` becomes a numpy array of nodes whose last axis has length one: what moves elements about along
-the other axes (slices and reshapes of a few small vectors) is done here, by numpy; what computes is a node. A node
-stands for one vector of features in C++.
+An array `[..., features]` becomes a numpy array of nodes whose last axis has length one. What moves elements along the
+other axes (slices and reshapes of a few small vectors) is done here, by numpy; what computes is a node. A node stands
+for one vector of features in C++.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ SAME = {"convert_element_type", "stop_gradient", "copy", "copy_p", "optimization
 INNER = {"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat2", "checkpoint"}
 
 
-class Untranslatable(Exception):
+class Untranslatable(Exception):  # noqa: N818
     """What stands in the way, as half a sentence."""
 
 
@@ -178,7 +178,11 @@ class Graph:
             or (node.op in ("add", "sub") and args[0] == args[1] == zero)
         ):
             return zero
-        return self.put(dataclasses.replace(node, args=tuple(args))) if node.op == "select_n" else self.compute(node.op, *args)
+        return (
+            self.put(dataclasses.replace(node, args=tuple(args)))
+            if node.op == "select_n"
+            else self.compute(node.op, *args)
+        )
 
     def code(self, number: int, names: dict[int, str]) -> str:
         """The C++ expression of a node, whose arguments have names."""
@@ -223,7 +227,9 @@ class Translator:
         if array.dtype not in (np.float32, np.dtype(bool), np.int32):
             raise Untranslatable(f"a constant of {array.dtype}")
         if self.has_features(array.shape):
-            if not np.array_equal(array, np.broadcast_to(array[..., :1], array.shape), equal_nan=array.dtype.kind == "f"):
+            if not np.array_equal(
+                array, np.broadcast_to(array[..., :1], array.shape), equal_nan=array.dtype.kind == "f"
+            ):
                 raise Untranslatable("a constant that differs from feature to feature")
             array = array[..., :1]
         return _each(self.graph.constant, array)
@@ -235,7 +241,7 @@ class Translator:
 
         def read(atom: Any) -> np.ndarray:
             if isinstance(atom, jax.extend.core.Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                return self.constant(np.asarray(atom.val, getattr(atom.aval, "dtype", None)))
             return env[atom]
 
         for equation in jaxpr.eqns:
@@ -321,7 +327,9 @@ class Translator:
         if any(inner for _, _, inner in params["padding_config"]):
             raise Untranslatable("pad puts zeros between elements")
         padded = np.full(self.shape(shape), args[1].item(), object)
-        places = [slice(low, low + size) for (low, _, _), size in zip(params["padding_config"], args[0].shape, strict=True)]
+        places = [
+            slice(low, low + size) for (low, _, _), size in zip(params["padding_config"], args[0].shape, strict=True)
+        ]
         padded[tuple(places)] = args[0]
         return [padded]
 

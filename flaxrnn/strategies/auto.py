@@ -15,7 +15,7 @@ SHORT, LARGE_STEP = 64, 49_152
 """On the CPU, at most SHORT steps of at least LARGE_STEP gate values run faster under plain."""
 
 WORTH_A_BUILD = 2**23
-"""On the CPU, from this many multiplications in a sequence's products on, a kernel is worth the seconds of a compiler."""
+"""On the CPU, from this many multiplications in a sequence's products on, a kernel is worth a compiler's seconds."""
 
 
 class Choice(NamedTuple):
