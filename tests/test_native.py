@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import flaxrnn
-from flaxrnn.cells import GRU, LSTM, GatedCell, HiddenState, Zoneout
+from flaxrnn.cells import GRU, LSTM, Elman, GatedCell, HiddenState, Zoneout
 from flaxrnn.native import build
 from flaxrnn.native.generate import source
 from tests.compare import assert_close, assert_equal, normal, random_params, random_state
@@ -82,6 +82,7 @@ def test_each_primitive_is_that_of_jax(name):
         value, pull = jax.vjp(outputs, jnp.asarray(row))
         found.append((value, pull(jnp.ones(21))[0]))
     value, gradient = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    points = jnp.asarray(points)
     np.testing.assert_allclose(value, function(points), rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(gradient, jax.vmap(jax.grad(function))(points), rtol=1e-5, atol=2e-6)
 
@@ -100,6 +101,29 @@ def test_a_cell_of_four_lines_in_a_large_batch():
         assert_close(run(params, inputs, "native", **options), run(params, inputs, "plain", **options))
     swapped = run(params, jnp.moveaxis(inputs, 2, 0), "native", time_major=True)
     assert_close(swapped[0][0], run(params, inputs, "plain")[0][0])
+
+
+OPTIONS = {
+    "without biases": GRU(5, use_bias=False),
+    "a learned initial state": LSTM(5, learn_initial_state=True, peephole=True),
+    "another activation": Elman(5, activation=jax.nn.gelu),
+    "as wide as its projection": LSTM(5, projection_size=5),
+    "one feature": GRU(1, reset_after=False),
+}
+
+
+@pytest.mark.parametrize("name", tiers(OPTIONS, {"a learned initial state", "one feature"}))
+def test_options_of_cells(name):
+    cell = OPTIONS[name]
+    params, inputs = random_params(cell, I), jnp.asarray(normal(0, 2, 6, I))
+    resets = jnp.asarray(normal(1, 2, 6) > 0.5)
+
+    def loss(params, inputs, strategy):
+        state, outputs = flaxrnn.scan(cell, params, inputs, resets=resets, reverse=True, strategy=strategy)
+        return jnp.sum(jnp.sin(outputs)) + sum(map(jnp.sum, state))
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnames="strategy")
+    assert_close(run(params, inputs, "native"), run(params, inputs, "plain"))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ SECONDS = 120
 """How long a compiler may take."""
 
 _lock = threading.RLock()
-_failures: dict[str, str] = {}
+_failures: dict[str, str] = {}  # by the text of a kernel; "" for the shim
 
 
 class BuildError(Exception):
@@ -52,8 +52,8 @@ def why_not() -> str | None:
         return f"kernels are not built on {sys.platform}"
     if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or ""):
         return "kernels are not built on musl systems"
-    if _failures:
-        return next(iter(_failures.values()))
+    if failure():
+        return failure()
     if compiler() is None:
         return f"no C++ compiler was found (looked for {', '.join(COMPILERS)}; CXX names another)"
     return None
@@ -94,19 +94,26 @@ def load(text: str) -> str:
       The name under which the shim knows it, followed by ".forward" or ".backward".
 
     Raises:
-      BuildError: if it cannot be built or does not run. From then on `why_not` gives the reason.
+      BuildError: if it cannot be built or does not run. From then on `failure` gives the reason.
     """
     with _lock:
-        if FAILED in _failures:
-            raise BuildError(_failures[FAILED])
+        if reason := failure(text):
+            raise BuildError(reason)
         try:
-            return _load(text)
+            shim = _shim()
         except BuildError as error:
-            _failures[FAILED] = str(error)
+            _failures[""] = str(error)
+            raise
+        try:
+            return _load(shim, text)
+        except BuildError as error:
+            _failures[text] = str(error)
             raise
 
 
-FAILED = "failed"
+def failure(text: str = "") -> str | None:
+    """Why a kernel could not be built when that was last tried; without `text`, why none could."""
+    return _failures.get("") or _failures.get(text)
 
 
 def forget() -> None:
@@ -117,8 +124,7 @@ def forget() -> None:
 
 
 @functools.cache
-def _load(text: str) -> str:
-    shim = _shim()
+def _load(shim: ctypes.CDLL, text: str) -> str:
     library = built("kernel", text, {name: (SOURCES / name).read_text() for name in HEADERS}, ())
     loaded = _open(library)
     for direction in ("forward", "backward"):

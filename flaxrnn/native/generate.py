@@ -109,7 +109,7 @@ class Layout:
         kept = [node for node in self.z if node in graph.below(outputs, self.z)]
         forward = graph.below([*self.plan.news, self.plan.output], self.z)
         for node in forward:
-            if graph.nodes[node].op in CHEAP or not graph.inputs(node) or node in self.z:
+            if graph.nodes[node].op in CHEAP or graph.nodes[node].truth or not graph.inputs(node) or node in self.z:
                 continue
             needed = set(graph.below(outputs, [*kept, node])) if node in graph.below(outputs, kept) else set()
             fewer = [other for other in kept if other in needed]

@@ -547,7 +547,10 @@ static inline int parts(const Pool& pool, int B) {
   const int most = (B + TILE - 1) / TILE;
   return most < pool.threads ? most : pool.threads;
 }
-static inline int cut(int B, int part, int count) { return part == count ? B : (int)((int64_t)B * part / count) / TILE * TILE; }
+static inline int cut(int B, int part, int count) {
+  const int exact = (int)((int64_t)B * part / count), whole = (exact + TILE / 2) / TILE * TILE;
+  return part == count || B < 4 * TILE * count ? exact : whole;
+}
 
 template <class Cell>
 static void forward(const Pool& pool, const Sizes& size, const float* const* in, float* const* out) {

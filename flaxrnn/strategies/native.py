@@ -46,7 +46,7 @@ class Native(Strategy):
             _why_not_here()
             or symbolic(*sequence.shape)
             or _why_not_these(sequence)
-            or (build.why_not() if isinstance(sequence.cell, Cell) else None)
+            or build.why_not()
             or _failure(_generated(*_kind(sequence)))
         )
 
@@ -123,7 +123,7 @@ def _generated(cell: GatedCell, shapes: tuple, per_row: frozenset[str]) -> Gener
 
 
 def _failure(generated: Generated | str) -> str | None:
-    return generated if isinstance(generated, str) else None
+    return generated if isinstance(generated, str) else build.failure(generated.text)
 
 
 def _operands(sequence: Sequence) -> tuple[call.Program, list[jax.Array]]:
