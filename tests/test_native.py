@@ -42,7 +42,7 @@ class Arithmetic(GatedCell):
 
 
 FUNCTIONS = {
-    "arithmetic": lambda x: (2 * x - x / 3 + x * x) / (1 + jnp.abs(x)) - jnp.square(x) + -x,
+    "arithmetic": lambda x: (2 * x - x / 3 + 1) / (1 + jnp.abs(x)) - 0.5 * jnp.square(x),
     "powers": lambda x: x**2 + x**3 - 1 / x**2 + jnp.abs(x) ** 0.7,
     "exponentials": lambda x: jnp.exp(x) + jnp.expm1(x) * jnp.exp2(x),
     "logarithms": lambda x: jnp.log(x) + jnp.log1p(x),
@@ -84,7 +84,7 @@ def test_each_primitive_is_that_of_jax(name):
     value, gradient = (np.concatenate(parts) for parts in zip(*found, strict=True))
     points = jnp.asarray(points)
     np.testing.assert_allclose(value, function(points), rtol=2e-6, atol=1e-6)
-    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(function))(points), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(function))(points), rtol=1e-5, atol=1e-5)
 
 
 def test_a_cell_of_four_lines_in_a_large_batch():

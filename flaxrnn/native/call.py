@@ -168,7 +168,12 @@ def _primitive(name: str, shapes: Callable, instead: Callable, kernel: Callable)
     primitive = Primitive(f"flaxrnn_native_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(lambda *args, **params: [_aval(shape) for shape in shapes(*args, **params)])
-    primitive.def_impl(lambda *args, **params: _compiled(primitive, tuple(params.items()))(*args))
+
+    def compute(*args: Any, **params: Any) -> Any:
+        with jax.disable_jit(False):
+            return _compiled(primitive, tuple(params.items()))(*args)
+
+    primitive.def_impl(compute)
     elsewhere = mlir.lower_fun(instead, multiple_results=True)
 
     def lower(ctx: Any, *args: Any, **params: Any) -> Any:
