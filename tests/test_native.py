@@ -24,7 +24,7 @@ from tests.tiers import tiers
 
 I = 3
 SPECIAL = np.array(
-    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 88.0, -88.0, 9.0, -9.0, 1e-30, 0.5, -0.5, 1.0, 2.0]
+    [np.nan, np.inf, -np.inf, 0.0, -1e-30, 1e30, -1e30, 88.0, -88.0, 9.0, -9.0, 3e-30, 0.5, -0.5, 1.0, 2.0]
 )
 
 
