@@ -7,8 +7,9 @@
     call.py        JAX primitives that call it: derivatives, batching, what is lowered elsewhere
 
     kernel.h       vectors, tanh and the like, matrix products      threads.h      work for XLA's threads
-    loop.h         the loop over time, forward and backward         memory.h       scratch memory, kept between calls
-    shim.cc        what XLA calls
+    forward.h, backward.h   the loop over time, for any cell        memory.h       scratch memory, kept between calls
+    pass.h         what both directions share                       shim.cc        what XLA calls
+    loop.h         a kernel's two calls
 
 `python -m flaxrnn.native` builds the kernels of the library's own cells ahead of their first use.
 """

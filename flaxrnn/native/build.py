@@ -28,7 +28,7 @@ import jaxlib
 logger = logging.getLogger("flaxrnn.native")
 
 SOURCES = pathlib.Path(__file__).parent
-HEADERS = ("kernel.h", "memory.h", "threads.h", "loop.h")
+HEADERS = ("kernel.h", "memory.h", "threads.h", "pass.h", "forward.h", "backward.h", "loop.h")
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", "-pthread")
 TARGET = "flaxrnn_native"
 """The name under which XLA knows the shim."""

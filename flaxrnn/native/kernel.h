@@ -1,4 +1,5 @@
-// Vectors of floats, the functions that gates are made of, and products of matrices, in the compiler's own vector types.
+// Vectors of floats, the functions that gates are made of, and products of matrices, in the compiler's own vector
+// types.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -180,7 +181,8 @@ static void single(int K, const float* A, const float* B, float* C, int count, S
     sum[0][0] += A[k] * load(B + k * PANEL, Whole());
     sum[0][1] += A[k] * load(B + k * PANEL + LANES, Whole());
   }
-  const V total[2] = {(sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]), (sum[0][1] + sum[1][1]) + (sum[2][1] + sum[3][1])};
+  const V total[2] = {(sum[0][0] + sum[1][0]) + (sum[2][0] + sum[3][0]),
+                      (sum[0][1] + sum[1][1]) + (sum[2][1] + sum[3][1])};
   if (count == PANEL) {
     store(C, total[0], Whole());
     store(C + LANES, total[1], Whole());
@@ -201,7 +203,8 @@ static void remaining(int rows, int K, Matrix A, const float* B, float* C, ptrdi
 // C = start + A B for the columns [first, last) of C, where `first` begins a panel. B is packed: panel after panel, of
 // each first the row k = 0. A packed A lies tile after tile likewise.
 template <bool PACKED>
-static void multiply(int M, int first, int last, int K, Matrix A, const float* B, float* C, ptrdiff_t ldc, Start start) {
+static void multiply(int M, int first, int last, int K, Matrix A, const float* B, float* C, ptrdiff_t ldc,
+                     Start start) {
   for (int j = first; j < last; j += PANEL) {
     const float* panel = B + (size_t)j * K;
     const int count = last - j < PANEL ? last - j : PANEL;

@@ -1,4 +1,5 @@
-// Scratch memory that is kept from call to call: fresh memory is touched for the first time at the price of a page fault.
+// Scratch memory that is kept from call to call: fresh memory is touched for the first time at the price of a page
+// fault.
 #pragma once
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +13,8 @@
 // Asks for huge pages, of which fresh memory needs five hundred times fewer.
 static void huge_pages(void* begin, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t size = 2 << 20, first = ((uintptr_t)begin + size - 1) / size * size, last = ((uintptr_t)begin + bytes) / size * size;
+  const uintptr_t size = 2 << 20, first = ((uintptr_t)begin + size - 1) / size * size,
+                  last = ((uintptr_t)begin + bytes) / size * size;
   if (first < last) madvise((void*)first, last - first, MADV_HUGEPAGE);
 #endif
 }

@@ -35,17 +35,21 @@ static ffi::Error Run(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Thr
     if (found != kernels().end()) kernel = found->second;
   }
   if (!kernel)
-    return ffi::Error::Internal("flaxrnn has not loaded the native kernel '" + std::string(name) +
-                                "' in this process: run the program with JAX's compilation from scratch, or with FLAXRNN_NATIVE=0");
+    return ffi::Error::Internal(
+        "flaxrnn has not loaded the native kernel '" + std::string(name) +
+        "' in this process: run the program with JAX's compilation from scratch, or with FLAXRNN_NATIVE=0");
   std::vector<const float*> in;
   std::vector<float*> out;
   for (size_t i = 0; i < args.size(); i++) {
     auto array = args.get<ffi::AnyBuffer>(i);
-    if (!array || array->element_type() != ffi::F32) return ffi::Error::InvalidArgument("a native kernel takes float32 arrays");
+    if (!array || array->element_type() != ffi::F32)
+      return ffi::Error::InvalidArgument("a native kernel takes float32 arrays");
     in.push_back(static_cast<const float*>(array->untyped_data()));
   }
-  for (size_t i = 0; i < rets.size(); i++) out.push_back(static_cast<float*>((*rets.get<ffi::AnyBuffer>(i))->untyped_data()));
-  const Pool pool{&threads, static_cast<int>(threads.num_threads()), [](void* context, void (*work)(void*), void* data) {
+  for (size_t i = 0; i < rets.size(); i++)
+    out.push_back(static_cast<float*>((*rets.get<ffi::AnyBuffer>(i))->untyped_data()));
+  const Pool pool{&threads, static_cast<int>(threads.num_threads()),
+                  [](void* context, void (*work)(void*), void* data) {
                     static_cast<ffi::ThreadPool*>(context)->Schedule([work, data] { work(data); });
                   }};
   kernel(&pool, sizes.begin(), in.data(), out.data());
@@ -53,7 +57,12 @@ static ffi::Error Run(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Thr
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(run, Run,
-                              ffi::Ffi::Bind().RemainingArgs().RemainingRets().Ctx<ffi::ThreadPool>().Attr<std::string_view>("kernel").Attr<ffi::Span<const int64_t>>("sizes"));
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<std::string_view>("kernel")
+                                  .Attr<ffi::Span<const int64_t>>("sizes"));
 
 // Adds one to a few numbers by way of the pool: called when the shim is new.
 static ffi::Error Probe(ffi::Buffer<ffi::F32> in, ffi::Result<ffi::Buffer<ffi::F32>> out, ffi::ThreadPool threads) {
@@ -61,5 +70,5 @@ static ffi::Error Probe(ffi::Buffer<ffi::F32> in, ffi::Result<ffi::Buffer<ffi::F
   return threads.num_threads() >= 0 ? ffi::Error::Success() : ffi::Error::Internal("there is no pool of threads");
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(probe, Probe,
-                              ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>().Ctx<ffi::ThreadPool>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    probe, Probe, ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F32>>().Ret<ffi::Buffer<ffi::F32>>().Ctx<ffi::ThreadPool>());

@@ -66,7 +66,8 @@ struct Arrays {
   std::normal_distribution<float> draw;
 };
 
-static double run(int threads, int T, int B, int I, const std::vector<int>& widths, bool marked, bool reverse, bool time_major) {
+static double run(int threads, int T, int B, int I, const std::vector<int>& widths, bool marked, bool reverse,
+                  bool time_major) {
   Threads pool_threads(threads);
   const Pool pool{&pool_threads, threads ? threads : 3, Threads::schedule};
   std::vector<int64_t> numbers;
@@ -74,9 +75,12 @@ static double run(int threads, int T, int B, int I, const std::vector<int>& widt
   int64_t kept = 0;
   for (int f = 0; f < Cell::FIELDS; f++)
     if (marked || f != Cell::OUTPUT_FIELD) kept |= 1 << f;
-  const auto strides = [&](int n) { return time_major ? std::pair<int64_t, int64_t>(B * n, n) : std::pair<int64_t, int64_t>(n, T * n); };
-  for (int64_t n : {(int64_t)T, (int64_t)B, (int64_t)I, strides(I).first, strides(I).second, strides(outputs).first, strides(outputs).second,
-                    (int64_t)reverse, (int64_t)marked, (int64_t)marked, (int64_t)1, kept, (int64_t)1, (int64_t)1})
+  const auto strides = [&](int n) {
+    return time_major ? std::pair<int64_t, int64_t>(B * n, n) : std::pair<int64_t, int64_t>(n, T * n);
+  };
+  for (int64_t n : {(int64_t)T, (int64_t)B, (int64_t)I, strides(I).first, strides(I).second, strides(outputs).first,
+                    strides(outputs).second, (int64_t)reverse, (int64_t)marked, (int64_t)marked, (int64_t)1, kept,
+                    (int64_t)1, (int64_t)1})
     numbers.push_back(n);
   for (int width : widths) numbers.push_back(width);
   std::vector<std::pair<int, int>> kernels(Cell::KERNELS);
@@ -93,7 +97,8 @@ static double run(int threads, int T, int B, int I, const std::vector<int>& widt
   in.add((size_t)I * Cell::GATES * H);
   in.add((size_t)Cell::GATES * H);
   for (auto& kernel : kernels) in.add((size_t)kernel.first * kernel.second);
-  for (int p = 0; p < Cell::SMALL; p++) in.add((size_t)Cell::SMALL_ROWS[p] * widths[Cell::SMALL_WIDTH[p]] * (Cell::PER_ROW[p] ? B : 1));
+  for (int p = 0; p < Cell::SMALL; p++)
+    in.add((size_t)Cell::SMALL_ROWS[p] * widths[Cell::SMALL_WIDTH[p]] * (Cell::PER_ROW[p] ? B : 1));
   for (int f = 0; f < Cell::FIELDS; f++) in.add((size_t)B * widths[Cell::FIELD_WIDTH[f]]);
   if (marked) {
     in.marks((size_t)T * B, 0.7f);
