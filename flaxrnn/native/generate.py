@@ -195,7 +195,7 @@ def source(cell: GatedCell, input_size: int = 8) -> str:
       >>> from flaxrnn import cells
       >>> text = source(cells.Elman(8))
       >>> print(next(line.strip() for line in text.splitlines() if "tanh_" in line))
-      const V v5 = tanh_(v4);
+      const V v8 = tanh_(v6);
     """
     params = jax.eval_shape(functools.partial(cell.init, input_size=input_size), jax.random.key(0))
     return generate(make_plan(cell, dict(params), frozenset())).text

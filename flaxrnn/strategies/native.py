@@ -33,8 +33,9 @@ class Native(Strategy):
     Example:
       >>> import jax, flaxrnn
       >>> cell = flaxrnn.cells.GRU(4)
-      >>> sequence = jax.ShapeDtypeStruct((2, 6, 3), "bfloat16")
-      >>> flaxrnn.scan(cell, cell.init(jax.random.key(0), 3), jax.numpy.ones([2, 6, 3]), strategy="native")[1].shape
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> state, outputs = flaxrnn.scan(cell, params, jax.numpy.ones([2, 6, 3]), strategy="native")
+      >>> outputs.shape
       (2, 6, 4)
     """
 
