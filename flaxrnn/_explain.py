@@ -32,10 +32,11 @@ def explain(cell: Cell | Layer, inputs: jax.Array | jax.ShapeDtypeStruct, *, str
 
     Example:
       >>> import jax, flaxrnn
-      >>> inputs = jax.ShapeDtypeStruct((32, 256, 64), "float32")
-      >>> print(flaxrnn.explain(flaxrnn.cells.LSTM(256), inputs))
-      LSTM(hidden_size=256): fused, since larger matrix products are faster; 16 segments of 16 steps, products kept
+      >>> inputs = jax.ShapeDtypeStruct((8, 256, 3), "float32")
+      >>> print(flaxrnn.explain(flaxrnn.cells.LSTM(8), inputs))  # doctest: +ELLIPSIS
+      LSTM(hidden_size=8): fused, since larger matrix products are faster; 1 segments of 256 steps, products kept
         plain: one step after the other
+        native: ...
         checkpointed: 16 segments of 16 steps, each run again in the backward pass
         pallas: cannot run it: it is for TPUs, and JAX runs on cpu
     """

@@ -29,6 +29,9 @@ ALL = CELLS | {
     "own": Leaky(5),
 }
 
+# what the native strategy refuses: sums along the features, and wrappers
+NOT_NATIVE = {"lstm_layer_norm", "gru_layer_norm", "gru_reset_before_layer_norm", "zoneout"}
+
 # for the default tier: between them they take every path of the library
 SOME = {"elman", "lstm_everything", "gru_layer_norm", "gru_reset_before_layer_norm", "zoneout", "own"}
 FEW = {"lstm_everything", "gru_layer_norm", "own"}

@@ -17,12 +17,13 @@ from flaxrnn.strategies import Checkpointed, Fused
 from flaxrnn.strategies.auto import choose
 from flaxrnn.strategies.segments import segment_length
 from tests.compare import assert_close, normal, random_params, random_state
-from tests.every import ALL
+from tests.every import ALL, NOT_NATIVE
 from tests.own_cell import Leaky
 from tests.tiers import tiers
 
 B, T, I = 2, 11, 3  # a prime number of steps: no segments come out even
 OTHERS = sorted(flaxrnn.STRATEGIES.keys() - {"plain", "pallas"})  # that one: test_pallas.py
+PORTABLE = sorted(set(OTHERS) - {"native"})  # those that run any cell in any dtype
 RANDOM = np.random.default_rng(0)
 MASK, RESETS = jnp.asarray(RANDOM.random((B, T)) < 0.7), jnp.asarray(RANDOM.random((B, T)) < 0.3)
 MANY_RESETS = jnp.asarray(RANDOM.random((B, T)) < 0.5)  # RESETS are all masked in what follows
@@ -64,6 +65,11 @@ def results(cell, strategy, dtype=jnp.float32, **options):
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(params, inputs, state)
 
 
+def others(name):
+    """The strategies besides plain that run one of `ALL`."""
+    return PORTABLE if name in NOT_NATIVE else OTHERS
+
+
 def to_float(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
 
@@ -75,7 +81,7 @@ def dtypes(tree):
 @pytest.mark.parametrize("name", tiers(ALL, {"elman", "gru", "own"}))  # all options at once: in float64, below
 def test_agrees_with_plain(name):
     expected = results(ALL[name], "plain")
-    for strategy in OTHERS:
+    for strategy in others(name):
         assert_close(results(ALL[name], strategy), expected)
 
 
@@ -83,7 +89,7 @@ def test_agrees_with_plain(name):
 @pytest.mark.parametrize("name", tiers(["elman", "lstm_everything", "gru_reset_before", "gru_layer_norm"], {"elman"}))
 def test_agrees_with_options(name, options):
     expected = results(ALL[name], "plain", **OPTIONS[options])
-    for strategy in OTHERS:
+    for strategy in others(name):
         assert_close(results(ALL[name], strategy, **OPTIONS[options]), expected)
 
 
@@ -101,7 +107,7 @@ def test_agrees_however_it_is_cut(name):
 @pytest.mark.parametrize("name", tiers(ALL, {"lstm_everything", "gru_reset_before_layer_norm", "zoneout"}))
 def test_agrees_in_float64(name):
     expected = results(ALL[name], "plain", jnp.float64, **OPTIONS["everything"])
-    for strategy in OTHERS:
+    for strategy in PORTABLE:
         assert_close(results(ALL[name], strategy, jnp.float64, **OPTIONS["everything"]), expected, rtol=1e-12)
 
 
@@ -111,7 +117,7 @@ def test_agrees_in_float64(name):
 def test_agrees_in_bfloat16(name):
     exact_gradients, exact = results(ALL[name], "plain", jnp.float32, **OPTIONS["lengths"])
     like = results(ALL[name], "plain", jnp.bfloat16, **OPTIONS["lengths"])
-    for strategy in OTHERS:
+    for strategy in PORTABLE:
         gradients, found = results(ALL[name], strategy, jnp.bfloat16, **OPTIONS["lengths"])
         assert dtypes((gradients, found)) == dtypes(like)
         assert_close(to_float(found), exact, rtol=0.05)
@@ -123,11 +129,11 @@ def test_agrees_in_bfloat16(name):
 def test_agrees_with_dropout(name):
     options = {"key": jax.random.key(3), "resets": RESETS}
     expected = results(REGULARIZED[name], "plain", **options)
-    for strategy in OTHERS:
+    for strategy in PORTABLE if name == "zoneout" else OTHERS:
         assert_close(results(REGULARIZED[name], strategy, **options), expected)
 
 
-@pytest.mark.parametrize("strategy", OTHERS)
+@pytest.mark.parametrize("strategy", PORTABLE)
 def test_a_cell_without_gates(strategy):
     """One whose `recur` makes its product itself, so that the strategy knows nothing of its weights."""
 
@@ -140,7 +146,7 @@ def test_a_cell_without_gates(strategy):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("strategy", OTHERS)
+@pytest.mark.parametrize("strategy", PORTABLE)
 @pytest.mark.parametrize("name", tiers(["elman", "lstm_everything", "gru", "gru_reset_before", "own"], {"gru"}))
 def test_gradients_are_those_of_finite_differences(name, strategy):
     cell = ALL[name]
@@ -235,7 +241,7 @@ def test_no_more_than_it_needs_is_kept(name, strategy):
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    assert memory(strategy) < {"fused": 1.0, "checkpointed": 0.5}[strategy] * memory("plain")
+    assert memory(strategy) < {"fused": 1.0, "native": 1.0, "checkpointed": 0.5}[strategy] * memory("plain")
 
 
 def choice(cell, time, *batch_shape, backend="cpu"):
@@ -243,7 +249,10 @@ def choice(cell, time, *batch_shape, backend="cpu"):
     return choose("auto", sequence_of(LayerCell(cell, I), inputs), backend).strategy.name
 
 
-def test_what_auto_chooses():
+def test_what_auto_chooses(monkeypatch):
+    assert choice(LSTM(256), 256, 32) == choice(Leaky(128), 28, 128) == "native", "worth a build"
+    assert choice(LSTM(256, layer_norm=True), 256, 32) == "fused", "no kernel"
+    monkeypatch.setenv("FLAXRNN_NATIVE", "0")
     assert choice(LSTM(256), 256, 32) == "fused"
     assert choice(LSTM(128), 28, 32) == "fused"
     assert choice(LSTM(128), 28, 128) == choice(GRU(128), 28, 128) == "plain", "a short sequence of large steps"
@@ -297,8 +306,8 @@ def test_explain():
         "Elman(hidden_size=16)",
     ]
     assert all(": fused, since larger" in line for line in chosen)
-    assert [line.split(":")[0] for line in lines[1:4]] == ["  plain", "  checkpointed", "  pallas"]
-    assert lines[3] == "  pallas: cannot run it: it is for TPUs, and JAX runs on cpu"
+    assert [line.split(":")[0] for line in lines[1:5]] == ["  plain", "  native", "  checkpointed", "  pallas"]
+    assert lines[4] == "  pallas: cannot run it: it is for TPUs, and JAX runs on cpu"
     inputs = jax.ShapeDtypeStruct((2, 10_000, 3), "float32")
     line = flaxrnn.explain(LSTM(4), inputs, strategy="checkpointed")
     assert re.search(r"checkpointed, since it was asked for; 100 segments of 100 steps, each run again", line)

@@ -1,7 +1,7 @@
 """Which strategy runs a sequence: the one that is asked for, or for "auto" the one that was fastest in measurements."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,6 +13,9 @@ FEW_STEPS = 4
 """At most this many steps gain nothing from any strategy."""
 SHORT, LARGE_STEP = 64, 49_152
 """On the CPU, at most SHORT steps of at least LARGE_STEP gate values run faster under plain."""
+
+WORTH_A_BUILD = 2**23
+"""On the CPU, from this many multiplications in a sequence's products on, a kernel is worth a compiler's seconds."""
 
 
 LARGE_TPU_STEP = 98_304
@@ -62,8 +65,20 @@ def choose(strategy: str | Strategy, sequence: Sequence, backend: str | None = N
     return Choice(chosen, "it was asked for")
 
 
+def _large_enough(sequence: Sequence) -> bool:
+    """Whether a sequence is worth compiling a kernel for."""
+    kernels = [leaf for leaf in jax.tree.leaves(sequence.params) if len(leaf.shape) == 2]
+    return not symbolic(*sequence.shape) and math.prod(sequence.shape) * sum(map(_size, kernels)) >= WORTH_A_BUILD
+
+
+def _size(leaf: Any) -> int:
+    return math.prod(leaf.shape)
+
+
 def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: str) -> Choice:
     """What "auto" takes; never "checkpointed", which saves memory at the price of time."""
+    if backend == "cpu" and _large_enough(sequence) and not (native := STRATEGIES["native"]).why_not(sequence):
+        return Choice(native, "a kernel of its own is fastest on the CPU")
     if reason := fused.why_not(sequence):
         return Choice(plain, f"fused cannot run it: {reason}")
     if not products_of(sequence):
