@@ -34,7 +34,7 @@ def explain(cell: Cell | Layer, inputs: jax.Array | jax.ShapeDtypeStruct, *, str
       >>> import jax, flaxrnn
       >>> inputs = jax.ShapeDtypeStruct((8, 256, 3), "float32")
       >>> print(flaxrnn.explain(flaxrnn.cells.LSTM(8), inputs))  # doctest: +ELLIPSIS
-      LSTM(hidden_size=8): fused, since larger matrix products are faster; 1 segments of 256 steps, products kept
+      LSTM(hidden_size=8): fused, since larger matrix products are faster; all steps in one segment, products kept
         plain: one step after the other
         native: ...
         checkpointed: 16 segments of 16 steps, each run again in the backward pass

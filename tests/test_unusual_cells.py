@@ -100,6 +100,16 @@ class Stamped(GatedCell):
         return HiddenState(hidden), hidden
 
 
+class Mirrored(GatedCell):
+    """Its gate looks for an axis of the batch, which a sequence without batch axes has not."""
+
+    gates = ("candidate",)
+
+    def gate(self, params, state, projected, recurrent):
+        hidden = jnp.tanh(jnp.flip(projected[0], axis=1) + recurrent[0])
+        return HiddenState(hidden), hidden
+
+
 CELLS = [Direct(), Sees(H), OwnProject(H), Root(), Counts(), Stamped(H)]
 REFUSED = {
     ("fused", Counts): "not floating-point numbers",
@@ -119,6 +129,14 @@ def value_and_gradients(cell, strategy, batch_shape=(B,), inputs_dtype=jnp.float
         return jnp.sum(flaxrnn.scan(cell, params, inputs, strategy=strategy, **options)[1] * weights)
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs)
+
+
+def test_a_cell_that_needs_a_batch():
+    why = "its step cannot be traced for one sequence"
+    assert why in flaxrnn.explain(Mirrored(H), jnp.zeros([B, T, I]))
+    with pytest.raises(ValueError, match=why):
+        value_and_gradients(Mirrored(H), "native")
+    assert_close(value_and_gradients(Mirrored(H), "auto"), value_and_gradients(Mirrored(H), "plain"))
 
 
 @pytest.mark.parametrize("strategy", tiers(OTHERS, {"fused"}))

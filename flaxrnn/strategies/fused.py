@@ -79,7 +79,7 @@ class Fused(Strategy):
 
     def describe(self, sequence: Sequence) -> str:
         time, (plan, length) = sequence.shape[0], self._plan(sequence)
-        line = f"{-(-time // length)} segments of {length} steps"
+        line = "all steps in one segment" if length >= time else f"{-(-time // length)} segments of {length} steps"
         if not products_of(sequence):
             return line
         return f"{line}, products {'kept' if plan.keeps else 'computed again in the backward pass'}"

@@ -84,6 +84,8 @@ def _why_not_these(sequence: Sequence) -> str | None:
         return f"{kind} is no GatedCell"
     if type(cell).project is not GatedCell.project:
         return f"{kind} has a project of its own"
+    if cell.feature_axes > 1:
+        return "its products are convolutions"
     if cell.layer_norm:
         return "layer normalisation works along the features"
     if not isinstance(sequence.steps.inputs, (jax.Array, jax.ShapeDtypeStruct)):
@@ -121,6 +123,9 @@ def _generated(cell: GatedCell, shapes: tuple, per_row: frozenset[str]) -> Gener
         return generate(make_plan(cell, params, per_row))
     except Untranslatable as reason:
         return str(reason)
+    except Exception as error:  # a cell of the user's may need batch axes, which a kernel's step has not
+        first_line = str(error).partition("\n")[0]
+        return f"its step cannot be traced for one sequence ({type(error).__name__}: {first_line})"
 
 
 def _failure(generated: Generated | str) -> str | None:

@@ -55,6 +55,8 @@ class Pallas(Strategy):
             return f"it is for TPUs, and JAX runs on {jax.default_backend()}"
         if reason := symbolic(*sequence.shape):
             return reason
+        if sequence.cell.feature_axes > 1:
+            return "its products are convolutions"
         if 0 in sequence.shape:
             return "the batch is empty"
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sequence.state)):
