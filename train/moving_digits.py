@@ -39,11 +39,11 @@ class Config:
     """Frames that the network sees."""
     predicted: int = 5
     """Frames that it predicts."""
-    steps: int = 260
+    steps: int = 2000
     """How many training steps to do."""
     batch_size: int = 8
     """Films in a training step."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 5e-3
     """The highest learning rate; it goes up to it and then down, once."""
     seed: int = 0
     """Where parameters and films come from."""
