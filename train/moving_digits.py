@@ -24,9 +24,6 @@ from train.data import mnist, moving_digits
 from train.errors import told_to_the_user
 from train.pictures.moving_digits import forecast
 
-PATCH = 4
-"""The network sees a square so many pixels wide as one position, as in Shi et al. 2015."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -34,15 +31,15 @@ class Config:
 
     picture: pathlib.Path = pathlib.Path("moving-digits.png")
     """Where to write the picture."""
-    channels: int = 48
+    channels: int = 16
     """Channels of each of the two ConvLSTMs."""
-    window: int = 3
+    window: int = 5
     """How many positions wide their windows are."""
     seen: int = 6
     """Frames that the network sees."""
     predicted: int = 5
     """Frames that it predicts."""
-    steps: int = 400
+    steps: int = 2000
     """How many training steps to do."""
     batch_size: int = 8
     """Films in a training step."""
@@ -61,8 +58,8 @@ class Config:
 
 def predict(config: Config, params: Any, films: jax.Array, state: Any = None) -> tuple[Any, jax.Array]:
     """The state after `films`, `[batch, time, height, width]`, and what comes after each frame, in logits."""
-    state, outputs = config.make_layers().apply(params["layers"], to_patches(films), initial_state=state)
-    return state, from_patches(readout.read_out(params, outputs))
+    state, outputs = config.make_layers().apply(params["layers"], films[..., None], initial_state=state)
+    return state, readout.read_out(params, outputs)[..., 0]
 
 
 def loss_of(config: Config, params: Any, films: jax.Array) -> jax.Array:
@@ -84,20 +81,6 @@ def go_on(config: Config, params: Any, films: jax.Array) -> jax.Array:
     return jnp.moveaxis(jax.lax.scan(step, first, length=config.predicted)[1], 0, 1)
 
 
-def to_patches(films: jax.Array) -> jax.Array:
-    """`[batch, time, height, width]` as `[batch, time, height / PATCH, width / PATCH, PATCH * PATCH]`."""
-    batch, time, height, width = films.shape
-    squares = films.reshape(batch, time, height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(3, 4)
-    return squares.reshape(batch, time, height // PATCH, width // PATCH, PATCH * PATCH)
-
-
-def from_patches(patches: jax.Array) -> jax.Array:
-    """Undoes `to_patches`."""
-    batch, time, height, width, _ = patches.shape
-    squares = patches.reshape(batch, time, height, width, PATCH, PATCH).swapaxes(3, 4)
-    return squares.reshape(batch, time, height * PATCH, width * PATCH)
-
-
 def run(config: Config, console: Console) -> float:
     """Trains, tests and draws as `config` says; returns the mean squared error on test digits."""
     start = time.perf_counter()
@@ -106,7 +89,7 @@ def run(config: Config, console: Console) -> float:
     frames = config.seen + config.predicted
     schedule = optax.cosine_onecycle_schedule(config.steps, config.learning_rate, pct_start=0.1)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    params = readout.init(config.make_layers(), jax.random.key(config.seed), PATCH * PATCH, PATCH * PATCH)
+    params = readout.init(config.make_layers(), jax.random.key(config.seed), input_size=1, answers=1)
     state = optimizer.init(params)
 
     @jax.jit
@@ -118,7 +101,7 @@ def run(config: Config, console: Console) -> float:
     for number in range(1, config.steps + 1):
         films = moving_digits.clips(digits, config.batch_size, frames, random)
         params, state, loss = step(params, state, films)
-        if number % 10 == 0 or number == config.steps:
+        if number % 20 == 0 or number == config.steps:
             console.print(f"step {number}: loss {loss:.4f}, {time.perf_counter() - start:.0f} s", highlight=False)
 
     films = moving_digits.clips(unseen, 64, frames, np.random.default_rng(config.seed))
