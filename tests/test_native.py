@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import platform
 import stat
 import subprocess
 import sys
@@ -402,15 +403,21 @@ def test_building_ahead():
 
 @pytest.mark.parametrize("name", tiers(["lstm_everything", "gru", "gru_reset_before", "own"], {"lstm_everything"}))
 @pytest.mark.parametrize(
-    "flags", [("-march=native",), pytest.param(("-march=haswell",), marks=pytest.mark.slow)], ids=" ".join
+    ("sanitizers", "processor"),
+    tiers(
+        [("address,undefined", "native"), ("address,undefined", "x86-64"), ("thread", "native")],
+        {("address,undefined", "native")},
+    ),
 )
-def test_under_sanitizers(name, flags, tmp_path):
-    """No access outside an array, no undefined behaviour, and the same result however the work is shared."""
+def test_under_sanitizers(name, sanitizers, processor, tmp_path):
+    """No access outside an array, no undefined behaviour, no race, and the same result however the work is shared."""
+    if processor != "native" and platform.machine() != "x86_64":
+        processor = "native"
     (tmp_path / "kernel.cc").write_text(source(ALL[name]))
     program, main = tmp_path / "program", pathlib.Path(__file__).parent / "data" / "native" / "sanitized.cc"
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
+    sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-march={processor}", "-g", "-O1"]
     folders = [f"-I{build.SOURCES}", f"-I{tmp_path}", '-DKERNEL="kernel.cc"']
-    made = run(build.compiler(), *build.FLAGS, *sanitize, *flags, *folders, str(main), "-o", str(program))
+    made = run(build.compiler(), *build.FLAGS, *sanitize, *folders, str(main), "-o", str(program))
     assert made.returncode == 0, f"the compiler, which must have the sanitizers' libraries, failed: {made.stderr}"
     done = run(str(program))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ static int members(const Pool& pool, const Sizes& size) {
 
 // How many parts the batch is cut into; 1 where the threads had better share the features.
 static inline int parts(const Pool& pool, int B) {
-  const int most = (B + TILE - 1) / TILE;
+  const int most = B < 2 * TILE ? 1 : B / 4;
   return most < pool.threads ? most : pool.threads;
 }
 static inline int cut(int B, int part, int count) {

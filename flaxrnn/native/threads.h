@@ -57,6 +57,7 @@ static void in_parts(const Pool& pool, int count, const Work& work) {
 struct Team {
   int size = 1;
   std::atomic<int> arrived{0}, turn{0};
+  std::atomic<int> late{0};  // how often one waited so long that another must have lost its core
 
   void wait() {
     if (size == 1) return;
@@ -65,15 +66,24 @@ struct Team {
       arrived.store(0);
       turn.store(now + 1);
     } else {
-      for (int turns = 0; turn.load() == now;) pause(turns);
+      int turns = 0;
+      while (turn.load() == now) pause(turns);
+      if (turns >= 4096) late.fetch_add(1);
     }
   }
 };
 
+// How many calls to come are for one thread alone: on a machine where others compute too, a team waits for itself.
+static std::atomic<int> alone{0};
+
 // `work(team, member)` by a team of as many threads as come within a moment, the caller among them.
 template <class Work>
 static void as_team(const Pool& pool, int wanted, const Work& work) {
-  constexpr int CLOSED = 1 << 20;
+  constexpr int CLOSED = 1 << 20, REST = 256;
+  if (alone.load() > 0) {
+    alone.fetch_sub(1);
+    wanted = 1;
+  }
   struct Shared {
     const Work* work;
     std::thread::id caller = std::this_thread::get_id();
@@ -109,4 +119,5 @@ static void as_team(const Pool& pool, int wanted, const Work& work) {
   shared->open.store(true);
   work(shared->team, 0);
   for (int turns = 0; shared->finished.load() < size - 1;) pause(turns);
+  if (shared->team.late.load() > 4) alone.store(REST);
 }
