@@ -11,7 +11,8 @@ from jax.sharding import AxisType, PartitionSpec
 import flaxrnn
 from flaxrnn.cells import GRU, LSTM, MGU, Elman, Zoneout
 from flaxrnn.strategies import Pallas
-from flaxrnn.strategies.pallas_tpu import ARRAYS, Blocks
+from flaxrnn.strategies.pallas_blocks import Blocks
+from flaxrnn.strategies.pallas_tpu import ARRAYS
 from tests.compare import assert_close, normal, random_params
 from tests.every import ALL
 from tests.test_strategies import OPTIONS, REGULARIZED, RESETS, B, I, T, dtypes, results, to_float
@@ -97,13 +98,14 @@ def test_the_batch_in_blocks(cell):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm_everything", "gru_layer_norm"])
-def test_no_races(name):
+def test_no_races(name, capsys):
     """As on a TPU: memory that copies come to late, and what has not been written is not a number."""
     strategy = Pallas(interpret=pltpu.InterpretParams(detect_races=True), steps=4)
     try:
         assert_close(
             results(ALL[name], strategy, **OPTIONS["resets"]), results(ALL[name], "plain", **OPTIONS["resets"])
         )
+        assert "RACE DETECTED" not in capsys.readouterr().out
     finally:
         pltpu.reset_tpu_interpret_mode_state()
 

@@ -13,8 +13,8 @@ from flaxrnn.cells.base import State
 from flaxrnn.strategies import pallas_tpu
 from flaxrnn.strategies.base import Sequence, Strategy, symbolic
 from flaxrnn.strategies.fused_products import DenseProducts
+from flaxrnn.strategies.pallas_blocks import STEPS, Plan, TooLargeError
 from flaxrnn.strategies.pallas_step import layout_of
-from flaxrnn.strategies.pallas_tpu import Plan
 
 VMEM_BYTES = 64 * 2**20
 """What is taken for a TPU's fast memory where JAX cannot say."""
@@ -42,7 +42,7 @@ class Pallas(Strategy):
       >>> state, outputs = flaxrnn.scan(cell, params, jax.numpy.ones([2, 6, 3]), strategy=strategy)
     """
 
-    steps: int = pallas_tpu.STEPS
+    steps: int = STEPS
     vmem_bytes: int | None = None
     interpret: Any = False
     mesh_axes: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Pallas(Strategy):
                 jax.eval_shape(both, *shapes)
             else:
                 jax.jit(both).trace(*shapes).lower(lowering_platforms=("tpu",))
-        except pallas_tpu.TooLargeError as error:
+        except TooLargeError as error:
             return str(error)
         except (pltpu.LoweringException, NotImplementedError) as error:
             return f"Mosaic, the compiler of kernels, refuses it: {str(error).strip().splitlines()[0]}"

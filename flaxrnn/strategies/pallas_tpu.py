@@ -8,48 +8,20 @@ The gradient's kernel goes through time the other way, with the gradient of the 
 from them in one product over time and batch. Gradients of other parameters are summed on the chip.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from flaxrnn.carry import vary_like
 from flaxrnn.cells.products import columns
 from flaxrnn.strategies.fused_products import Made, kernel_gradients
+from flaxrnn.strategies.pallas_blocks import ROW, STEP, WHOLE, Blocks, Plan, batch_axes, call
 from flaxrnn.strategies.pallas_step import Arrays, Layout, forward_product
-from flaxrnn.strategies.partitioned import SUMMED, along_batch
-
-ROWS, LANES = 8, 128
-"""The tile of a TPU's registers: an array's last two axes take up multiples of it."""
-STEPS = 8
-"""At most so many time steps are done in one turn of the grid, which has a cost of its own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is fixed when the program is traced.
-
-    Attributes:
-      layout: how the cell's arguments lie in arrays.
-      reverse: whether to begin at the end.
-      vmem_bytes: how much of the chip's memory a kernel may take.
-      steps: at most how many time steps a block has.
-      interpret: as `pallas_call` takes it.
-      mesh_axes: the axes of the mesh over which the batch is divided.
-    """
-
-    layout: Layout
-    reverse: bool
-    vmem_bytes: int
-    steps: int = STEPS
-    interpret: Any = False
-    mesh_axes: tuple[str, ...] = ()
+from flaxrnn.strategies.partitioned import along_batch
 
 
 class Ran(NamedTuple):
@@ -84,20 +56,6 @@ class Gradients(NamedTuple):
     values: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """Which axes an array has, and so along which its blocks move."""
-
-    time: bool
-    batch: bool
-
-    @property
-    def batch_axis(self) -> int:
-        """Which axis is the batch, as `along_batch` takes it."""
-        return int(self.time) if self.batch else SUMMED
-
-
-WHOLE, ROW, STEP = Where(False, False), Where(False, True), Where(True, True)
 ARRAYS = Arrays(WHOLE, WHOLE, ROW, ROW, ROW, STEP, STEP)
 RAN = Ran(STEP, ROW, STEP)
 GRADIENTS = Gradients(WHOLE, ROW, ROW, ROW, STEP, STEP, STEP)
@@ -124,7 +82,7 @@ def _refuse(primals: tuple, tangents: tuple) -> NoReturn:
 def _run(plan: Plan, keeps: bool, params: Any, *rest: Any) -> tuple[Any, Any]:
     layout, arrays = plan.layout, _once(plan.layout.arrays(params, *rest))
     ran = along_batch(
-        lambda arrays: forward(plan, arrays, keeps), (arrays,), _axes((ARRAYS,)), _axes(RAN), plan.mesh_axes
+        lambda arrays: forward(plan, arrays, keeps), (arrays,), batch_axes((ARRAYS,)), batch_axes(RAN), plan.mesh_axes
     )
     results = layout.unmerge_state(ran.last), layout.unmerge(ran.outputs, 1)
     return results, (params, arrays, ran.before)
@@ -133,8 +91,8 @@ def _run(plan: Plan, keeps: bool, params: Any, *rest: Any) -> tuple[Any, Any]:
 def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     layout, (params, arrays, before), (d_state, d_outputs) = plan.layout, saved, cotangents
     given = _once((arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)))
-    axes = _axes((ARRAYS, STEP, ROW, STEP))
-    gradients = along_batch(lambda *given: backward(plan, *given), given, axes, _axes(GRADIENTS), plan.mesh_axes)
+    axes = batch_axes((ARRAYS, STEP, ROW, STEP))
+    gradients = along_batch(lambda *given: backward(plan, *given), given, axes, batch_axes(GRADIENTS), plan.mesh_axes)
     if arrays.reset:  # products see the state that a reset has brought back
         before = [
             jnp.where(_over(arrays.marks[1], old), new, old) for new, old in zip(arrays.reset, before, strict=True)
@@ -169,7 +127,7 @@ def forward(plan: Plan, arrays: Arrays, keeps: bool) -> Ran:
     fields, output = jax.eval_shape(lambda: plan.layout.step(*_first_step(arrays))[0])
     shapes = Ran(_like(output, time), [_like(leaf) for leaf in fields], [_like(leaf, time) for leaf in fields if keeps])
 
-    def kernel(blocks: "Blocks", ins: Arrays, outs: Ran, now: list) -> None:
+    def kernel(blocks: Blocks, ins: Arrays, outs: Ran, now: list) -> None:
         pl.when(pl.program_id(1) == 0)(lambda: _store(now, _read(ins.state)))
 
         def step(at: Any) -> None:
@@ -182,7 +140,7 @@ def forward(plan: Plan, arrays: Arrays, keeps: bool) -> Ran:
         blocks.each_step(step, plan.reverse)
         _store(outs.last, _read(now))
 
-    return _call(plan, kernel, plan.reverse, (arrays,), (ARRAYS,), (shapes, RAN))
+    return call(plan, kernel, plan.reverse, (arrays,), (ARRAYS,), (shapes, RAN))
 
 
 def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: jax.Array) -> Gradients:
@@ -201,7 +159,7 @@ def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: 
         [_like(values[number], time) for number in emitted],
     )
 
-    def kernel(blocks: "Blocks", ins: tuple, outs: Gradients, now: list) -> None:
+    def kernel(blocks: Blocks, ins: tuple, outs: Gradients, now: list) -> None:
         arrays, before, d_last, d_outputs = ins
 
         @pl.when(pl.program_id(1) == 0)
@@ -234,146 +192,7 @@ def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: 
         _store(outs.state, _read(now))
 
     ins = arrays, before, d_last, d_outputs
-    return _call(plan, kernel, not plan.reverse, ins, (ARRAYS, STEP, ROW, STEP), (shapes, GRADIENTS))
-
-
-@dataclasses.dataclass(frozen=True)
-class Blocks:
-    """The blocks that a kernel's grid goes through: `rows` of `batch` for each, and `steps` of `time` within."""
-
-    time: int
-    batch: int
-    steps: int
-    rows: int
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return pl.cdiv(self.batch, self.rows), pl.cdiv(self.time, self.steps)
-
-    def shape(self, leaf: Any, where: Where) -> tuple[int, ...]:
-        """The shape of a block of an array."""
-        moving = (*[self.steps] * where.time, *[self.rows] * where.batch)
-        return (*moving, *leaf.shape[len(moving) :])
-
-    def spec(self, leaf: Any, where: Where, backwards: bool) -> pl.BlockSpec:
-        """The same, and which block is at hand in a turn of the grid."""
-        last = self.grid[1] - 1
-
-        def index(row: Any, turn: Any) -> tuple:
-            moving = (*[last - turn if backwards else turn] * where.time, *[row] * where.batch)
-            return (*moving, *[0] * (leaf.ndim - len(moving)))
-
-        once = {} if where.batch else {"pipeline_mode": pl.Buffered(buffer_count=1)}
-        return pl.BlockSpec(self.shape(leaf, where), index, **once)
-
-    def bytes(self, leaf: Any, where: Where) -> int:
-        """What an array takes of the chip's memory: what moves has two buffers."""
-        *rest, rows, lanes = self.shape(leaf, where)
-        size = math.prod(rest) * -(-rows // ROWS) * ROWS * -(-lanes // LANES) * LANES * leaf.dtype.itemsize
-        return size * (2 if where.batch else 1)
-
-    def each_step(self, step: Callable[[Any], None], backwards: bool) -> None:
-        """Calls `step` with the number of each step within the block at hand."""
-        turn = pl.program_id(1)
-        block = self.grid[1] - 1 - turn if backwards else turn
-        whole = self.time % self.steps == 0
-        count = self.steps if whole else jnp.minimum(self.steps, self.time - block * self.steps)
-        jax.lax.fori_loop(0, count, lambda at, _: step(count - 1 - at if backwards else at), None)
-
-
-class TooLargeError(ValueError):
-    """Not even the smallest blocks fit into the chip's memory."""
-
-
-def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
-    """The largest blocks for which the chip has memory.
-
-    Args:
-      plan: says how much there is.
-      leaves: all that the kernel reads and writes.
-
-    Raises:
-      TooLargeError: if there are none; the message says what they take.
-    """
-    time, batch = next(leaf.shape[:2] for leaf, where in leaves if where == STEP)
-    needed = 0
-    for rows in _sizes(batch):
-        for steps in (steps for steps in (8, 4, 2, 1) if steps <= min(plan.steps, time)):
-            blocks, one = Blocks(time, batch, steps, rows), Blocks(time, batch, 1, rows)
-            temporary = 2 * sum(one.bytes(leaf, where) for leaf, where in leaves if where == STEP)
-            needed = temporary + sum(blocks.bytes(leaf, where) for leaf, where in leaves)
-            if needed <= plan.vmem_bytes:
-                return blocks
-    raise TooLargeError(
-        f"its parameters and one step take {needed / 2**20:.1f} MiB of the chip's own memory, of "
-        f"{plan.vmem_bytes / 2**20:.1f} MiB"
-    )
-
-
-def _sizes(batch: int) -> Iterable[int]:
-    """Sizes of a block of the batch, largest first; less than all must be a multiple of a tile (bfloat16 has two)."""
-    yield batch
-    parts = 2
-    while (rows := -(-batch // parts // (2 * ROWS)) * 2 * ROWS) < batch:
-        yield rows
-        if rows <= 2 * ROWS:
-            return
-        parts *= 2
-
-
-def _call(plan: Plan, kernel: Callable, backwards: bool, ins: tuple, in_wheres: tuple, results: tuple) -> Any:
-    """Runs a kernel over blocks; the fields of a state, as they are in `ins`, are kept in scratch memory."""
-    outs, out_wheres = results
-    outs = jax.tree.map(lambda leaf: _varying_like(ins[0].projected[0], leaf), outs)
-    blocks = blocks_of(plan, [*_pairs(ins, in_wheres), *_pairs(outs, out_wheres)])
-    missing = -blocks.batch % blocks.rows
-    if missing:  # members of the batch that are all zeros, and whose outputs have no gradient
-        ins = _map(lambda leaf, where: _pad(leaf, where, missing), ins, in_wheres)
-        outs = _map(lambda leaf, where: jax.eval_shape(lambda leaf: _pad(leaf, where, missing), leaf), outs, out_wheres)
-
-    def spec(leaf: Any, where: Where) -> pl.BlockSpec:
-        return blocks.spec(leaf, where, backwards)
-
-    state = ins[0].state
-    [results] = pl.pallas_call(
-        lambda *refs: kernel(blocks, refs[: len(ins)] if len(ins) > 1 else refs[0], *refs[len(ins) :]),
-        grid=blocks.grid,
-        in_specs=_map(spec, ins, in_wheres),
-        out_specs=[_map(spec, outs, out_wheres)],
-        out_shape=[outs],
-        scratch_shapes=[[pltpu.VMEM((blocks.rows, *leaf.shape[1:]), leaf.dtype) for leaf in state]],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=plan.vmem_bytes
-        ),
-        interpret=plan.interpret,
-    )(*ins)
-    if missing:
-        results = _map(lambda leaf, where: _unpad(leaf, where, blocks.batch), results, out_wheres)
-    return results
-
-
-def _axes(wheres: Any) -> Any:
-    return jax.tree.map(lambda where: where.batch_axis, wheres)
-
-
-def _map(function: Callable, tree: Any, wheres: Any) -> Any:
-    return jax.tree.map(lambda where, part: jax.tree.map(lambda leaf: function(leaf, where), part), wheres, tree)
-
-
-def _pairs(tree: Any, wheres: Any) -> list[tuple[Any, Where]]:
-    pairs: list[tuple[Any, Where]] = []
-    _map(lambda leaf, where: pairs.append((leaf, where)), tree, wheres)
-    return pairs
-
-
-def _pad(leaf: jax.Array, where: Where, rows: int) -> jax.Array:
-    """Members of the batch that are all zeros, put after the others."""
-    axis = int(where.time)
-    return jnp.pad(leaf, [(0, rows if number == axis else 0) for number in range(leaf.ndim)]) if where.batch else leaf
-
-
-def _unpad(leaf: jax.Array, where: Where, batch: int) -> jax.Array:
-    return jax.lax.slice_in_dim(leaf, 0, batch, axis=int(where.time)) if where.batch else leaf
+    return call(plan, kernel, not plan.reverse, ins, (ARRAYS, STEP, ROW, STEP), (shapes, GRADIENTS))
 
 
 def _first_step(arrays: Arrays) -> tuple:
@@ -409,12 +228,6 @@ def _like(leaf: Any, time: int | None = None, wide: bool = False) -> jax.ShapeDt
 def _over(marks: jax.Array, before: jax.Array) -> jax.Array:
     """Marks, `[time, batch, 1]`, that select from an array `[time, batch, ...]`."""
     return marks.reshape(*marks.shape[:2], *(1,) * (before.ndim - 2)) != 0
-
-
-def _varying_like(other: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """A shape with the manual axes of an array, which `shard_map` wants to know of a kernel's results."""
-    kind = jax.typeof(other).manual_axis_type
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, manual_axis_type=kind) if kind.varying else leaf
 
 
 def _read(refs: Any) -> Any:
