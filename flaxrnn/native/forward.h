@@ -16,14 +16,11 @@ struct Forward : Pass<Cell> {
     for (int f = 0; f < Cell::FIELDS; f++) final_state[f] = *out++;
     if (size.save) {
       saved = *out++;
-      huge_pages(saved, sizeof(float) * T * B * this->saved_row);
       for (int f = 0; f < Cell::FIELDS; f++)
         if (this->is_kept(f)) {
           before[f] = *out++;
-          huge_pages(before[f], sizeof(float) * T * B * this->width_of_field(f));
         }
     }
-    huge_pages(y, sizeof(float) * T * B * at.width[Cell::OUTPUT_WIDTH]);
     for (auto& fields : now)
       for (int f = 0; f < Cell::FIELDS; f++) fields[f] = this->scratch.take((size_t)B * this->state_row[f]);
     for (int v = 0; v < Cell::VALUES; v++) values[v] = this->scratch.take((size_t)B * this->value_row[v]);
