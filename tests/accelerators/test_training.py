@@ -24,18 +24,18 @@ def shape(dtype, *sizes):
 
 def mnist_step(**options):
     batch = SimpleNamespace(images=shape(jnp.float32, 28, 28), labels=shape(jnp.int32))
-    return mnist.Config(cell="gru", batch_size=BATCH, **SIZES, **options).make_task(10), batch
+    return mnist.Config(cell="gru", batch_size=BATCH, **(SIZES | options)).make_task(10), batch
 
 
 def memory_step(**options):
     batch = SimpleNamespace(inputs=shape(jnp.float32, 20, 2), targets=shape(jnp.float32))
-    return memory.Config(cell="lstm", batch_size=BATCH, length=20, **SIZES, **options).make_task(1), batch
+    return memory.Config(cell="lstm", batch_size=BATCH, length=20, **(SIZES | options)).make_task(1), batch
 
 
 def charlm_step(**options):
     ids, marks = shape(jnp.int32, 20), shape(bool, 20)
     batch = SimpleNamespace(inputs=ids, targets=ids, resets=marks)
-    return charlm.Config(cell="lstm", batch_size=BATCH, unroll=20, **SIZES, **options).make_task(60), batch
+    return charlm.Config(cell="lstm", batch_size=BATCH, unroll=20, **(SIZES | options)).make_task(60), batch
 
 
 STEPS = {"mnist": mnist_step, "memory": memory_step, "charlm": charlm_step}
@@ -98,12 +98,13 @@ def test_on_a_mesh(name, target, mesh):
     assert whole <= compiled.memory_analysis().argument_size_in_bytes < 1.5 * whole + 2**20
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", ["mnist", "memory"])
 def test_on_a_mesh_that_divides_the_network_too(name):
-    compiled, *_ = compile_step("v5e:2x4", "data:4,model:2", STEPS[name])
+    """A network so large that its parts are more than what tiles of 128 columns fill up."""
+    compiled, *_ = compile_step("v5e:2x4", "data:4,model:2", STEPS[name], hidden_size=256)
     outside, _ = collectives(compiled)
     assert "all-reduce" in outside
-    alone, *_ = compile_step("v5e:2x4", "data:8", STEPS[name])
+    alone, *_ = compile_step("v5e:2x4", "data:8", STEPS[name], hidden_size=256)
     assert compiled.memory_analysis().argument_size_in_bytes < alone.memory_analysis().argument_size_in_bytes
 
 
