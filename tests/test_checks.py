@@ -124,7 +124,7 @@ WRONG_CALLS = {
     "strategy": (
         lambda: scan(strategy="fast"),
         ValueError,
-        r"no strategy 'fast': pass 'auto', one of checkpointed, fused, plain, or an object",
+        r"no strategy 'fast': pass 'auto', one of checkpointed, fused, native, pallas, plain, or an object",
     ),
     "state of another cell": (
         lambda: scan(initial_state=GRU(4).initial_state((2,))),
