@@ -1,11 +1,11 @@
-"""Two TPU kernels for any cell: one runs it through time, one runs its gradient, both out of `cell.recur` itself.
+"""Two TPU kernels for any cell, traced from `cell.recur`: one runs all its steps, the other their gradient.
 
-The grid goes through blocks of the batch and, for each, through blocks of time. The parameters that `recur` uses and
-the state stay on the chip; at each step only the projected inputs are read, and only outputs are written.
+The grid iterates over blocks of the batch and, within each, over blocks of time. The state and the parameters that
+`recur` uses stay on the chip; a step reads only the projected inputs and writes only the outputs.
 
-The gradient's kernel goes through time the other way, with the gradient of the state on the chip, and takes the
-`jax.vjp` of one step of `recur`. It writes the gradients of the products' results, and XLA forms each kernel's gradient
-from them in one product over time and batch. Gradients of other parameters are summed on the chip.
+The backward kernel runs through time in the opposite direction, with the gradient of the state on the chip, and takes
+the `jax.vjp` of one step of `recur`. It writes the gradients of the products' results, from which XLA computes each
+weight matrix's gradient in one product over time and batch. Other parameters' gradients are summed on the chip.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from flaxrnn.strategies.pallas_step import Arrays, Layout, forward_product
 from flaxrnn.strategies.partitioned import SUMMED, along_batch
 
 ROWS, LANES = 8, 128
-"""The tile of a TPU's registers: an array's last two axes take up multiples of it."""
+"""The tile of a TPU's registers: an array's last two axes are padded to multiples of it."""
 STEPS = 8
-"""At most so many time steps are done in one turn of the grid, which has a cost of its own."""
+"""The most time steps in one iteration of the grid; an iteration has a fixed cost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Plan:
     """What is fixed when the program is traced.
 
     Attributes:
-      layout: how the cell's arguments lie in arrays.
+      layout: how the cell's arguments map to arrays.
       reverse: whether to begin at the end.
-      vmem_bytes: how much of the chip's memory a kernel may take.
-      steps: at most how many time steps a block has.
+      vmem_bytes: how much of the chip's VMEM a kernel may use.
+      steps: the most time steps in a block.
       interpret: as `pallas_call` takes it.
-      mesh_axes: the axes of the mesh over which the batch is divided.
+      mesh_axes: the mesh axes that divide the batch.
     """
 
     layout: Layout
@@ -53,12 +53,12 @@ class Plan:
 
 
 class Ran(NamedTuple):
-    """What the forward kernel gives.
+    """The results of the forward kernel.
 
     Attributes:
       outputs: `[time, batch, ...]`.
       last: the fields of the state after the last step, `[batch, ...]`.
-      before: the fields of the state before each step, `[time, batch, ...]`; none if they are not asked for.
+      before: the fields of the state before each step, `[time, batch, ...]`; none unless requested.
     """
 
     outputs: Any
@@ -67,12 +67,12 @@ class Ran(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the gradient's kernel gives; integers have no gradient.
+    """The results of the backward kernel; integers have no gradient.
 
     Attributes:
       shared, own, state, reset, projected: the gradients of these fields of `Arrays`.
       results: the gradients of the products' results, `[time, batch, columns]`.
-      values: what those products multiply that is no field of the state as it is, `[time, batch, features]`.
+      values: what those products multiply, unless it is a field of the state, `[time, batch, features]`.
     """
 
     shared: Any
@@ -86,7 +86,7 @@ class Gradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """Which axes an array has, and so along which its blocks move."""
+    """Which of the two axes an array has; its blocks move along them."""
 
     time: bool
     batch: bool
@@ -111,7 +111,7 @@ def run(plan: Plan, params: Any, state: Any, reset_state: Any, projected: Any, m
 
 @jax.custom_jvp
 def _once(tree: Any) -> Any:
-    """`tree` itself; what comes of it cannot be differentiated, since kernels cannot."""
+    """`tree` itself, which cannot be differentiated, since the kernels cannot."""
     return tree
 
 
@@ -135,7 +135,7 @@ def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     given = _once((arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)))
     axes = _axes((ARRAYS, STEP, ROW, STEP))
     gradients = along_batch(lambda *given: backward(plan, *given), given, axes, _axes(GRADIENTS), plan.mesh_axes)
-    if arrays.reset:  # products see the state that a reset has brought back
+    if arrays.reset:  # products multiply the state after a reset
         before = [
             jnp.where(_over(arrays.marks[1], old), new, old) for new, old in zip(arrays.reset, before, strict=True)
         ]
@@ -158,13 +158,13 @@ run.defvjp(lambda plan, *arguments: _run(plan, True, *arguments), _run_backward)
 
 
 def gradient(plan: Plan, *arguments: Any) -> Any:
-    """Both kernels: what `run` gives, pulled back."""
+    """Runs both kernels: `run`, and its vjp on its own results."""
     results, pull = jax.vjp(lambda params: run(plan, params, *arguments[1:]), arguments[0])
     return pull(results)
 
 
 def forward(plan: Plan, arrays: Arrays, keeps: bool) -> Ran:
-    """Runs all steps; `keeps` says whether to give the states before them, which the gradient needs."""
+    """Runs all steps; with `keeps`, also returns the states before them, which the gradient needs."""
     time = len(arrays.projected[0])
     fields, output = jax.eval_shape(lambda: plan.layout.step(*_first_step(arrays))[0])
     shapes = Ran(_like(output, time), [_like(leaf) for leaf in fields], [_like(leaf, time) for leaf in fields if keeps])
@@ -239,7 +239,7 @@ def backward(plan: Plan, arrays: Arrays, before: list, d_last: list, d_outputs: 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The blocks that a kernel's grid goes through: `rows` of `batch` for each, and `steps` of `time` within."""
+    """The blocks that a kernel's grid iterates over: `rows` of the batch and, within, `steps` of the time."""
 
     time: int
     batch: int
@@ -256,7 +256,7 @@ class Blocks:
         return (*moving, *leaf.shape[len(moving) :])
 
     def spec(self, leaf: Any, where: Where, backwards: bool) -> pl.BlockSpec:
-        """The same, and which block is at hand in a turn of the grid."""
+        """The `BlockSpec` of an array: the block's shape, and which block each iteration of the grid works on."""
         last = self.grid[1] - 1
 
         def index(row: Any, turn: Any) -> tuple:
@@ -267,13 +267,13 @@ class Blocks:
         return pl.BlockSpec(self.shape(leaf, where), index, **once)
 
     def bytes(self, leaf: Any, where: Where) -> int:
-        """What an array takes of the chip's memory: what moves has two buffers."""
+        """The VMEM that an array takes: arrays whose blocks move have two buffers."""
         *rest, rows, lanes = self.shape(leaf, where)
         size = math.prod(rest) * -(-rows // ROWS) * ROWS * -(-lanes // LANES) * LANES * leaf.dtype.itemsize
         return size * (2 if where.batch else 1)
 
     def each_step(self, step: Callable[[Any], None], backwards: bool) -> None:
-        """Calls `step` with the number of each step within the block at hand."""
+        """Calls `step` with the number of each step within the current block."""
         turn = pl.program_id(1)
         block = self.grid[1] - 1 - turn if backwards else turn
         whole = self.time % self.steps == 0
@@ -282,18 +282,18 @@ class Blocks:
 
 
 class TooLargeError(ValueError):
-    """Not even the smallest blocks fit into the chip's memory."""
+    """Not even the smallest blocks fit into VMEM."""
 
 
 def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
-    """The largest blocks for which the chip has memory.
+    """The largest blocks that fit into VMEM.
 
     Args:
-      plan: says how much there is.
-      leaves: all that the kernel reads and writes.
+      plan: has the limit.
+      leaves: all arrays that the kernel reads and writes.
 
     Raises:
-      TooLargeError: if there are none; the message says what they take.
+      TooLargeError: if no blocks fit; the message gives the sizes.
     """
     time, batch = next(leaf.shape[:2] for leaf, where in leaves if where == STEP)
     needed = 0
@@ -311,7 +311,7 @@ def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
 
 
 def _sizes(batch: int) -> Iterable[int]:
-    """Sizes of a block of the batch, largest first; less than all must be a multiple of a tile (bfloat16 has two)."""
+    """Block sizes for the batch, largest first: all of it, then multiples of two tiles (one tile of bfloat16)."""
     yield batch
     parts = 2
     while (rows := -(-batch // parts // (2 * ROWS)) * 2 * ROWS) < batch:
@@ -322,12 +322,12 @@ def _sizes(batch: int) -> Iterable[int]:
 
 
 def _call(plan: Plan, kernel: Callable, backwards: bool, ins: tuple, in_wheres: tuple, results: tuple) -> Any:
-    """Runs a kernel over blocks; the fields of a state, as they are in `ins`, are kept in scratch memory."""
+    """Runs a kernel over blocks, with the fields of the state in scratch memory."""
     outs, out_wheres = results
     outs = jax.tree.map(lambda leaf: _varying_like(ins[0].projected[0], leaf), outs)
     blocks = blocks_of(plan, [*_pairs(ins, in_wheres), *_pairs(outs, out_wheres)])
     missing = -blocks.batch % blocks.rows
-    if missing:  # members of the batch that are all zeros, and whose outputs have no gradient
+    if missing:  # pads with zeros, whose outputs have no gradient
         ins = _map(lambda leaf, where: _pad(leaf, where, missing), ins, in_wheres)
         outs = _map(lambda leaf, where: jax.eval_shape(lambda leaf: _pad(leaf, where, missing), leaf), outs, out_wheres)
 
@@ -367,7 +367,7 @@ def _pairs(tree: Any, wheres: Any) -> list[tuple[Any, Where]]:
 
 
 def _pad(leaf: jax.Array, where: Where, rows: int) -> jax.Array:
-    """Members of the batch that are all zeros, put after the others."""
+    """Appends `rows` zeros along the batch axis."""
     axis = int(where.time)
     return jnp.pad(leaf, [(0, rows if number == axis else 0) for number in range(leaf.ndim)]) if where.batch else leaf
 
@@ -383,14 +383,14 @@ def _first_step(arrays: Arrays) -> tuple:
 
 
 def _step_of(refs: Arrays, at: Any, state: list) -> tuple:
-    """The same for a step of the block at hand, read from references."""
+    """The same for one step of the current block, read from references."""
     kernels, shared, own, _, reset, projected, marks = refs
     here = jax.tree.map(lambda ref: ref[at], (projected, marks))
     return (*_read((kernels, shared, own)), state, _read(reset), *here)
 
 
 def _products(layout: Layout, arrays: Arrays) -> tuple[list, list]:
-    """What the products of a step give, and what they multiply."""
+    """The results of a step's products, and what they multiply."""
     kernels, shared, own, state, reset, projected, marks = _first_step(arrays)
     _, product = layout.step(kernels, shared, own, state, reset, projected, marks)
     taken = (
@@ -401,7 +401,7 @@ def _products(layout: Layout, arrays: Arrays) -> tuple[list, list]:
 
 
 def _like(leaf: Any, time: int | None = None, wide: bool = False) -> jax.ShapeDtypeStruct:
-    """An array's shape, with an axis of time before it; `wide` in at least float32."""
+    """An array's shape, with a leading time axis if `time` is given; in at least float32 if `wide`."""
     dtype = jnp.promote_types(leaf.dtype, jnp.float32) if wide else leaf.dtype
     return jax.ShapeDtypeStruct(leaf.shape if time is None else (time, *leaf.shape), dtype)
 
@@ -412,7 +412,7 @@ def _over(marks: jax.Array, before: jax.Array) -> jax.Array:
 
 
 def _varying_like(other: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """A shape with the manual axes of an array, which `shard_map` wants to know of a kernel's results."""
+    """A shape with the manual axes of an array, which `shard_map` requires of a kernel's results."""
     kind = jax.typeof(other).manual_axis_type
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, manual_axis_type=kind) if kind.varying else leaf
 
