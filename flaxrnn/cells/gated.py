@@ -42,7 +42,7 @@ class GatedCell(Cell):
         orthogonal by default.
       bias_init: draws `bias`; zeros by default.
       initial_state_init: draws each field of a learned initial state; normal, with standard deviation 0.1, by default.
-      layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalised along their features, and scaled
+      layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalized along their features, and scaled
         by `params["input_scale"]` and `params["recurrent_scale"]`, `[G * H]` (Ba et al. 2016).
       learn_initial_state: the state before the first step, and after a reset, is learned: `params["initial_hidden"]`,
         and the like for each other field of the state.
@@ -236,13 +236,13 @@ class GatedCell(Cell):
         return new_state, wide_output.astype(state.hidden.dtype)
 
     def recurrent(self, params: Params, state: State, projected: Gates, product: Product) -> Gates:
-        """The hidden state's part of each gate; layer normalisation comes before the sum with the input's."""
+        """The hidden state's part of each gate; layer normalization comes before the sum with the input's."""
         del projected
         recurrent = product("recurrent_kernel", masked(params, "hidden_mask", state.hidden), gates=slice(None))
         return self.normalize(recurrent, params["recurrent_scale"]) if self.layer_norm else recurrent
 
     def normalize(self, blocks: Gates, scale: jax.Array) -> Gates:
-        """Layer normalisation: of all gates together, unless a cell has reasons of its own."""
+        """Layer normalization: of all gates together, unless a cell has reasons of its own."""
         return normalize_together(blocks, scale)
 
     def drop_candidate(self, params: Params, candidate: jax.Array) -> jax.Array:
@@ -256,7 +256,7 @@ def masked(params: Params, name: str, values: jax.Array) -> jax.Array:
 
 
 def normalize_together(blocks: Gates, scale: jax.Array) -> Gates:
-    """Layer normalisation of some gates together, in at least float32; `scale` is `[len(blocks) * hidden_size]`."""
+    """Layer normalization of some gates together, in at least float32; `scale` is `[len(blocks) * hidden_size]`."""
     normalized = standardize(at_least_float32(jnp.concatenate(blocks, axis=-1))) * at_least_float32(scale)
     return tuple(jnp.split(normalized, len(blocks), axis=-1))
 
