@@ -1,11 +1,11 @@
-"""What compilers expect of training steps on TPU and GPU, with neither at hand: `python -m benchmarks.accelerators`.
+"""Compilers' estimates for training steps on TPU and GPU, without either: `python -m benchmarks.accelerators`.
 
-For each shape, cell, strategy and Flax's module: the kernels launched on an H100, the cycles expected on a TPU v5e, and
-the peak memory. These are figures of compilers (libtpu, and XLA for CUDA), which can be repeated to the digit; nothing
-has run. It needs `pip install '.[accelerators]'`, and takes a quarter of an hour on two CPU cores.
+For each shape and cell, for each strategy and Flax's best module: the kernels launched on an H100, the cycles expected
+on a TPU v5e, and the peak memory. These are compilers' figures (libtpu, and XLA for CUDA), the same on any machine;
+nothing has run. It needs `pip install '.[accelerators]'`, and takes a quarter of an hour on two CPU cores.
 
-Of a Pallas kernel libtpu tells no cycles. Its bundles of instructions are counted instead, from the compiler's dump,
-each as often as its loops repeat it; what a kernel waits for memory is not in that.
+libtpu gives no cycles for Pallas kernels. Their instruction bundles are counted instead, from the compiler's dump, each
+as often as its loops repeat it; waiting for memory is not included.
 """
 
 import os
@@ -113,7 +113,7 @@ def main(options: Options) -> None:
 
 
 def _begin(dumps: bool) -> None:
-    """In a new process, before libtpu is loaded: whether it shall dump kernels' schedules."""
+    """In a new process, before libtpu is loaded: makes it dump kernels' schedules if `dumps`."""
     if dumps:
         global _dumped
         _dumped = Path(tempfile.mkdtemp(prefix="flaxrnn-schedules-"))
@@ -124,7 +124,7 @@ _dumped: Path | None = None
 
 
 def figures_of(job: Job) -> dict[str, int]:
-    """Cycles (TPU) or kernels launched (GPU) of a training step, and its peak memory in bytes; of Flax's the best."""
+    """Cycles (TPU) or launches (GPU) of a training step, and its peak memory in bytes; for Flax, its best module's."""
     batch, time, inputs, hidden = SHAPES[job.shape]
     like = jax.ShapeDtypeStruct((batch, time, inputs), jnp.float32)
     found = []
@@ -163,7 +163,7 @@ def _loss(outputs: jax.Array) -> jax.Array:
 
 
 def _choice(target: str, shape: str, cell: str) -> str:
-    """What "auto" takes there."""
+    """What "auto" chooses there."""
     batch, time, inputs, hidden = SHAPES[shape]
     made = flaxrnn.cells.make(cell, hidden_size=hidden)
     sequence = sequence_of(LayerCell(made, inputs), jax.ShapeDtypeStruct((batch, time, inputs), jnp.float32))
@@ -171,19 +171,19 @@ def _choice(target: str, shape: str, cell: str) -> str:
 
 
 def _grids(target: str, function: Callable, *shapes: Any) -> list[int]:
-    """How many turns the grid of each kernel has, in the order in which they run."""
+    """How many iterations each kernel's grid has, in the order in which the kernels run."""
     with compilers.tracing_for(target):
         text = str(jax.make_jaxpr(function)(*shapes))
     return [int(rows) * int(turns) for rows, turns in re.findall(r"grid=\((\d+), (\d+)\)", text)]
 
 
 def _bundles(folder: Path, program: str, grids: list[int], time: int) -> int:
-    """How many bundles of instructions the kernels of a program issue, by libtpu's dump of their schedules.
+    """How many instruction bundles the kernels of a program issue, by libtpu's dump of their schedules.
 
-    A line of the dump is a bundle; ">" says that it is in a loop, over the grid, and ">>" in one within, over steps.
+    A line of the dump is a bundle; ">" marks those in the loop over the grid, ">>" those in the inner loop over steps.
     """
     names = re.findall(r'%([\w.\-]+) = [^\n]*custom_call_target="tpu_custom_call"', program)
-    assert len(names) == len(grids), f"{names} are not of the grids {grids}"
+    assert len(names) == len(grids), f"the kernels {names} do not match the grids {grids}"
     total = 0
     for name, turns in zip(sorted(names, key=lambda name: "transpose" in name), grids, strict=True):
         [path] = folder.glob(f"*[0-9]-{name}-*-final_bundles.txt")

@@ -1,8 +1,7 @@
-"""Compiles for TPUs and NVIDIA GPUs on a machine that has neither, and reads what their compilers say.
+"""Compiles for TPUs and NVIDIA GPUs on a machine that has neither, and reads their compilers' estimates.
 
 libtpu compiles for a TPU topology given by its name, XLA and ptxas for a GPU given by its description. Both come with
-`pip install '.[accelerators]'`. The figures are the compilers': expected cycles, kernels to launch, memory. Nothing has
-run.
+`pip install '.[accelerators]'`. The figures are compilers' estimates: cycles, kernels to launch, memory. Nothing runs.
 """
 
 import contextlib
@@ -50,7 +49,7 @@ NO_TPU = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Keeps libtpu from looking for the machine's TPU, and from holding it for one process alone."""
+"""Keeps libtpu from looking for the machine's TPU, and lets several processes load it."""
 
 
 def missing() -> str | None:
@@ -78,7 +77,7 @@ def devices(target: str) -> tuple[Any, ...]:
       target: one of `TARGETS`, for one host's TPUs or one GPU; or a TPU topology such as "v5e:2x4".
     """
     if target in GPUS:
-        importlib.import_module("jax_plugins.xla_cuda12")  # else JAX knows of no such platform
+        importlib.import_module("jax_plugins.xla_cuda12")  # registers the platform with JAX
         return tuple(
             topologies.get_topology_desc(platform="cuda", target_config=GPUS[target], topology="1x1x1").devices
         )
@@ -89,7 +88,7 @@ def devices(target: str) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def tracing_for(target: str) -> Iterator[None]:
-    """While programs are traced in here, strategies choose as they would on the target."""
+    """A context in which strategies choose as they would on the target."""
     if _TRACED_FOR[0] != backend_of(target):  # what was traced for another backend must not be used again
         jax.clear_caches()
         _TRACED_FOR[0] = backend_of(target)

@@ -1,8 +1,8 @@
 """Every strategy on the GPU or TPU at hand, checked and timed: `python -m benchmarks.device`, eight minutes.
 
-Each strategy's outputs, final state and gradients are compared with `plain`'s, with all digits of float32 in matrix
-products. Then training steps are timed, at the default precision, beside Flax's modules and, on NVIDIA GPUs, cuDNN's
-LSTM. A table and a JSON report come out. Cases that the time does not suffice for are left out, and listed.
+Each strategy's outputs, final state and gradients are compared with those of `plain`, with matrix products at full
+float32 precision. Then training steps are timed, at the default precision, beside Flax's modules and, on NVIDIA GPUs,
+cuDNN's LSTM. Writes a table and a JSON report, which list the cases left out for lack of time.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ PEERS: dict[str, tuple[Any, ...]] = {
     "elman": (nn.SimpleCell,),
 }
 TOLERANCE = 1e-3
-"""The largest difference from `plain`, relative to the largest number of an array, at which a strategy is right."""
+"""The largest accepted difference from `plain`, relative to the largest number of an array."""
 
 
 @dataclasses.dataclass
@@ -50,7 +50,7 @@ class Options:
     """What to run.
 
     Attributes:
-      minutes: for how long to begin new cases.
+      minutes: no new case begins after this time.
       turns: rounds; each time is the median over them.
       cells: names of cells.
       small: tiny shapes, to try the program on a CPU.
@@ -110,7 +110,7 @@ def compare(name: str, shape: tuple[int, int, int, int], turns: int) -> dict[str
         for other, step in list(able.items()):
             try:
                 difference[other] = _difference(step(params, inputs), expected)
-            except Exception as error:  # a compiler's: the others go on
+            except Exception as error:  # a compiler's: the other strategies still run
                 cannot[other] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
                 del able[other]
     runs |= {other: _bind(_step(cell, other), params, inputs) for other in able}
@@ -181,7 +181,7 @@ def markdown(report: dict[str, Any]) -> str:
         "`auto` takes in bold; in brackets the largest difference from `plain`.",
         "",
         *(_row(result) for result in report["results"]),
-        *(f"- {case}: left out, the time was over" for case in report["left_out"]),
+        *(f"- {case}: left out for lack of time" for case in report["left_out"]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -57,7 +57,7 @@ def scan(
         `[time, *batch, features]`.
       strategy: how the steps are run. A name in `flaxrnn.STRATEGIES`: "plain", "fused" (faster, above all in the
         backward pass), "native" (fastest on the CPU, for gated cells) or "checkpointed" (least memory); an object with
-        options, such as `flaxrnn.strategies.Checkpointed(segments=8)`; or "auto", which chooses by measurements.
+        options, such as `flaxrnn.strategies.Checkpointed(segments=8)`; or "auto", which chooses one.
         `flaxrnn.explain` shows the choice. It affects speed and memory, not the result. Forward-mode derivatives
         (`jax.jvp`, `jax.jacfwd`) need "plain".
       unroll: how many steps XLA puts into one turn of its loop. It changes the speed and the compile time.

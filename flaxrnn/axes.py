@@ -1,19 +1,19 @@
-"""The axes of a sequence: batch, time, and those of one step's features, as many as the cell says."""
+"""The axes of a sequence: batch, time, and the feature axes, whose number depends on the cell."""
 
 from typing import Any, NamedTuple
 
 SPATIAL = ("depth", "height", "width")
-"""What the axes of a feature but the last are called, in messages."""
+"""Names of the spatial axes, for messages."""
 
 
 class Axes(NamedTuple):
     """Where the axes of a sequence are: `[*batch, time, *features]`, or time-major `[time, *batch, *features]`.
 
-    The last axis of the features is the one that `input_size` and `output_size` count. Those before it are spatial, as
+    The last feature axis is the one whose size is `input_size` or `output_size`. Those before it are spatial, as
     in `[*batch, time, height, width, channels]`.
 
     Attributes:
-      features: how many axes the features of one step have, `cell.feature_axes`.
+      features: the number of feature axes, `cell.feature_axes`.
       time_major: whether time is the first axis.
     """
 

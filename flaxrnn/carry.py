@@ -1,4 +1,4 @@
-"""The type that a loop's carry must have from the start: its mesh axes inside `shard_map`, its explicit sharding."""
+"""Gives a loop's carry its type from the start: the manual axes inside `shard_map`, and explicit sharding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 
 
 def vary_like(others: Any, tree: Any) -> Any:
-    """`tree` with the manual axes of `others`, which under `shard_map` a loop's carry must have from the start."""
+    """Marks `tree` as varying over the manual mesh axes of `others`, as `shard_map` requires of a loop's carry."""
     axes = frozenset().union(*(_manual_axes(leaf) for leaf in jax.tree.leaves(others)))
 
     def vary(leaf: jax.Array) -> jax.Array:
@@ -30,10 +30,10 @@ def shard_batch_like(others: jax.Array, batch: slice, tree: Any) -> Any:
 
 
 def shard_like_next(step: Callable[[Any], Any], state: Any) -> Any:
-    """`state` with the sharding that `step` gives it, on a mesh with explicit axes; elsewhere as it is."""
+    """`state` with the sharding that `step` gives it on a mesh with explicit axes; unchanged elsewhere."""
     if not jax.sharding.get_abstract_mesh().explicit_axes:
         return state
-    for _ in range(2):  # the hidden state may take the kernel's sharding, and the memory then the hidden state's
+    for _ in range(2):  # the hidden state may take the kernel's sharding, and then the memory the hidden state's
         following = jax.eval_shape(step, state)
         state = jax.tree.map(lambda leaf, like: _reshard(leaf, like.sharding), state, following)
     return state
@@ -48,5 +48,5 @@ def _reshard(array: jax.Array, sharding: Any) -> jax.Array:
 def _manual_axes(array: jax.Array) -> frozenset[str]:
     """The mesh axes of `shard_map` along which an array varies."""
     kind = jax.typeof(array)
-    manual = getattr(kind, "mat", None)  # JAX 0.10's name; before, the type itself has `vma`
+    manual = getattr(kind, "mat", None)  # JAX 0.10's name; earlier, `vma` is on the type itself
     return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)

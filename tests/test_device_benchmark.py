@@ -40,4 +40,4 @@ def test_a_strategy_that_is_wrong_is_told(tmp_path, monkeypatch):
 
 def test_what_there_is_no_time_for_is_listed(tmp_path):
     device.main(dataclasses.replace(OPTIONS, out=tmp_path, minutes=-1))
-    assert "- text, gru: left out, the time was over" in (tmp_path / "device.md").read_text()
+    assert "- text, gru: left out for lack of time" in (tmp_path / "device.md").read_text()

@@ -177,7 +177,7 @@ def test_what_mosaic_cannot_lower_is_told(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     for cell in (Elman(128), MGU(128), Zoneout(LSTM(128), hidden_rate=0.1)):
         line = flaxrnn.explain(cell, jnp.zeros([8, 16, 64]), strategy="pallas")
-        assert ": pallas, since it was asked for; one kernel through all steps" in line
+        assert ": pallas, since it was asked for; one kernel for all steps" in line
     with pytest.raises(ValueError, match=r"cannot run Sorted.*Mosaic.*sort.*; pass strategy='auto'"):
         flaxrnn.explain(Sorted(128), jnp.zeros([8, 16, 64]), strategy="pallas")
 

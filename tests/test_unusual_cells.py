@@ -113,8 +113,8 @@ class Mirrored(GatedCell):
 CELLS = [Direct(), Sees(H), OwnProject(H), Root(), Counts(), Stamped(H)]
 REFUSED = {
     ("fused", Counts): "not floating-point numbers",
-    **{("native", kind): f"{kind.__name__} is no GatedCell" for kind in (Direct, Root, Counts)},
-    **{("native", kind): f"{kind.__name__} has a project of its own" for kind in (OwnProject, Stamped)},
+    **{("native", kind): f"{kind.__name__} is not a GatedCell" for kind in (Direct, Root, Counts)},
+    **{("native", kind): f"{kind.__name__} overrides project" for kind in (OwnProject, Stamped)},
 }
 PORTABLE = sorted(set(OTHERS) - {"native"})
 

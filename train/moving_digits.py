@@ -1,7 +1,7 @@
-"""Predicts how a film of moving digits goes on, with two ConvLSTMs: `python -m train.moving_digits`.
+"""Predicts the next frames of a film of moving digits, with two ConvLSTMs: `python -m train.moving_digits`.
 
-The network sees frames of a digit that bounces off the edges, and after each says what the next one is. To go on by
-itself, it reads what it has predicted. At the end a picture is drawn of test digits that it has never seen.
+The network sees frames of a digit that bounces off the edges, and after each predicts the next one. To continue a film,
+it reads its own predictions. At the end a picture shows predictions for test digits.
 """
 
 import dataclasses
@@ -27,28 +27,28 @@ from train.pictures.moving_digits import forecast
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Predict how a film of moving digits goes on."""
+    """Predict the next frames of a film of moving digits."""
 
     picture: pathlib.Path = pathlib.Path("moving-digits.png")
     """Where to write the picture."""
     channels: int = 16
     """Channels of each of the two ConvLSTMs."""
     window: int = 5
-    """How many positions wide their windows are."""
+    """The width of their windows, in positions."""
     seen: int = 6
     """Frames that the network sees."""
     predicted: int = 5
     """Frames that it predicts."""
     steps: int = 2000
-    """How many training steps to do."""
+    """Number of training steps."""
     batch_size: int = 8
     """Films in a training step."""
     learning_rate: float = 5e-3
-    """The highest learning rate; it goes up to it and then down, once."""
+    """The highest learning rate, of a one-cycle schedule."""
     seed: int = 0
-    """Where parameters and films come from."""
+    """Random seed of parameters and films."""
     data_dir: pathlib.Path | None = None
-    """Where MNIST is prepared; by default tensorflow-datasets' own folder."""
+    """The folder of the prepared MNIST; by default that of tensorflow-datasets."""
 
     def make_layers(self) -> flaxrnn.Stack:
         """The recurrent layers."""
@@ -57,13 +57,13 @@ class Config:
 
 
 def predict(config: Config, params: Any, films: jax.Array, state: Any = None) -> tuple[Any, jax.Array]:
-    """The state after `films`, `[batch, time, height, width]`, and what comes after each frame, in logits."""
+    """The state after `films`, `[batch, time, height, width]`, and a prediction of the frame after each, in logits."""
     state, outputs = config.make_layers().apply(params["layers"], films[..., None], initial_state=state)
     return state, readout.read_out(params, outputs)[..., 0]
 
 
 def loss_of(config: Config, params: Any, films: jax.Array) -> jax.Array:
-    """The mean cross entropy of the pixels of each frame but the first."""
+    """The mean cross entropy of the pixels of all frames but the first."""
     _, logits = predict(config, params, films[:, :-1])
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, films[:, 1:]))
 
@@ -82,7 +82,7 @@ def go_on(config: Config, params: Any, films: jax.Array) -> jax.Array:
 
 
 def run(config: Config, console: Console) -> float:
-    """Trains, tests and draws as `config` says; returns the mean squared error on test digits."""
+    """Trains, tests and draws; returns the mean squared error on test digits."""
     start = time.perf_counter()
     data, random = mnist.load(config.data_dir), np.random.default_rng(config.seed)
     digits, unseen = moving_digits.halved(data.train.images), moving_digits.halved(data.test.images)

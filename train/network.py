@@ -51,7 +51,7 @@ class NetworkOptions(RunOptions):
     zoneout: float = 0.0
     """How many features of the state stay what they were, at each step anew."""
     layer_norm: bool = False
-    """Layer normalisation inside the gates."""
+    """Layer normalization inside the gates."""
     residual: bool = False
     """Each layer but the first adds its input to its output."""
 

@@ -1,4 +1,4 @@
-"""Cells over images, or signals, or volumes: the LSTM's and the GRU's arithmetic, with convolutions for products."""
+"""Cells over signals, images or volumes: the LSTM and the GRU with convolutions in place of matrix products."""
 
 import dataclasses
 import operator
@@ -15,26 +15,26 @@ from flaxrnn.cells.lstm import LSTM, LSTMState
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ConvCell(GatedCell):
-    """A gated cell whose kernels are convolved with a step's features, over one to three spatial axes.
+    """A gated cell with convolutions over one to three spatial axes in place of matrix products.
 
-    Inputs are `[*batch, time, *spatial, channels]`; state and output have the same spatial axes. What each gate does
-    is elementwise, and so the same as in a cell of vectors: put `ConvCell` in front of such a cell among the bases.
+    Inputs are `[*batch, time, *spatial, channels]`; state and output have the same spatial axes. Gates are elementwise,
+    and so the same as in a cell over vectors: to make such a cell convolutional, put `ConvCell` first among the bases.
 
-    The convolutions have stride 1 and zeros around the edges ("SAME" padding).
+    The convolutions have stride 1 and zero padding ("SAME").
 
     Parameters, where K is `kernel_size`, I the number of input channels, H `features` and G the number of gates:
       * `"kernel"`: `[*K, I, G * H]`
       * `"recurrent_kernel"`: `[*K, H, G * H]`
       * `"bias"`: `[G * H]`, unless `use_bias=False`
 
-    None of them depends on the size of the images. A learned initial state is one value a channel, `[H]`. `layer_norm`
-    normalises along the channels of each position. Dropout draws its masks for each position and channel.
+    None of them depends on the size of the images. A learned initial state has one value per channel, `[H]`.
+    `layer_norm` normalizes along the channels of each position. Dropout draws its masks for each position and channel.
 
     Attributes:
-      features: H, how many channels state and output have; `hidden_size` is another name of it.
+      features: H, the number of channels of state and output; also available as `hidden_size`.
       kernel_size: the window of both convolutions, one number for each spatial axis, such as `(3, 3)` for images.
 
-    Example: an Elman network over signals.
+    Example: an Elman cell over signals.
 
       >>> import dataclasses, jax, flaxrnn
       >>> from flaxrnn.cells import ConvCell, Elman
@@ -66,9 +66,9 @@ class ConvCell(GatedCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ConvLSTM(ConvCell, LSTM):
-    """The convolutional LSTM: an LSTM at each position, which sees the neighbouring positions too.
+    """The convolutional LSTM: an LSTM at each position, which also sees the neighbouring positions.
 
-    One step, where ``*`` is a convolution over the spatial axes and ``·`` goes element by element::
+    One step, where ``*`` is a convolution over the spatial axes and ``·`` is elementwise::
 
         i = sigmoid(U_i * x + W_i * h + p_i · c + b_i)      input gate
         f = sigmoid(U_f * x + W_f * h + p_f · c + b_f)      forget gate
@@ -77,20 +77,20 @@ class ConvLSTM(ConvCell, LSTM):
         o = sigmoid(U_o * x + W_o * h + p_o · c' + b_o)     output gate
         h' = o · tanh(c')
 
-    The blocks of `params["kernel"]` (U), `params["recurrent_kernel"]` (W) and `params["bias"]` (b) stand in the
-    order i, f, g, o. The peepholes (p) are an option, as in the `LSTM`, whose arithmetic this is.
+    The blocks of `params["kernel"]` (U), `params["recurrent_kernel"]` (W) and `params["bias"]` (b) are in the
+    order i, f, g, o. The peepholes (p) are optional, as in `LSTM`.
 
     Attributes:
-      features: H, how many channels the memory has.
+      features: H, the number of channels of the memory.
       kernel_size: the window of both convolutions, one number for each of one to three spatial axes.
-      peephole: the gates see the memory, weighed by `params["peephole"]`, `[3, H]`, rows i, f, o.
-      peephole_shape: the size of the images, such as `(64, 64)`, for peepholes of one weight for each position and
-        channel, `[3, *peephole_shape, H]`, as in the paper (its Hadamard product). The cell then takes images of that
-        size alone. None, the default, is for one weight a channel, at any size.
+      peephole: the gates see the memory, weighted by `params["peephole"]`, `[3, H]`, rows i, f, o.
+      peephole_shape: the size of the images, such as `(64, 64)`, for peepholes with one weight per position and
+        channel, `[3, *peephole_shape, H]`, as in the paper (its Hadamard product). The cell then takes only images of
+        that size. None, the default, gives one weight per channel, for images of any size.
       projection_size: P, as in `LSTM`: `params["projection_kernel"]`, `[H, P]`, is a convolution of window 1.
       forget_bias, coupled, cell_clip, projection_clip: as in `LSTM`.
 
-    Example: 16 channels over images of 8 by 8 pixels in three colours.
+    Example: 16 channels, over images of 8 by 8 pixels with three colours.
 
       >>> import jax, flaxrnn
       >>> cell = flaxrnn.cells.ConvLSTM(16, (3, 3))
@@ -109,10 +109,10 @@ class ConvLSTM(ConvCell, LSTM):
       <https://arxiv.org/abs/1506.04214>`_, 2015, equation 3.
 
     How it differs from other frameworks:
-      Flax's `ConvLSTMCell` and Haiku's `Conv2DLSTM` have the gates in the order i, g, f, o, a bias for each of the two
-      convolutions, which add up to this one, and add 1 to the forget gate at run time; here it is a part of the bias.
-      Keras's `ConvLSTM2D` orders them as here, but by default does not pad the input (`padding="valid"`). None of them
-      has peepholes. The channels come last, where many implementations in torch have them before the image.
+      Flax's `ConvLSTMCell` and Haiku's `Conv2DLSTM` order the gates i, g, f, o. They have a bias for each of the two
+      convolutions, whose sum is the bias here, and add 1 to the forget gate at run time; here the bias includes it.
+      Keras's `ConvLSTM2D` orders the gates as here, but by default does not pad the input (`padding="valid"`). None of
+      them has peepholes. Channels come last; in many torch implementations they precede the image.
     """
 
     _: dataclasses.KW_ONLY
@@ -133,8 +133,8 @@ class ConvLSTM(ConvCell, LSTM):
         shape = spatial_shape(self, "peephole_shape", self.peephole_shape)
         if len(shape) != len(self.kernel_size):
             raise ValueError(
-                f"ConvLSTM: peephole_shape is {shape}, but kernel_size {self.kernel_size}: pass one number for each "
-                "spatial axis in both"
+                f"ConvLSTM: peephole_shape is {shape}, but kernel_size is {self.kernel_size}: pass one number "
+                "for each spatial axis in both"
             )
         object.__setattr__(self, "peephole_shape", shape)
 
@@ -159,9 +159,9 @@ class ConvLSTM(ConvCell, LSTM):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ConvGRU(ConvCell, GRU):
-    """The convolutional GRU: a GRU at each position, which sees the neighbouring positions too.
+    """The convolutional GRU: a GRU at each position, which also sees the neighbouring positions.
 
-    One step, where ``*`` is a convolution over the spatial axes and ``·`` goes element by element::
+    One step, where ``*`` is a convolution over the spatial axes and ``·`` is elementwise::
 
         r = sigmoid(U_r * x + W_r * h + b_r)                reset gate
         z = sigmoid(U_z * x + W_z * h + b_z)                update gate
@@ -169,14 +169,14 @@ class ConvGRU(ConvCell, GRU):
         n = tanh(U_n * x + b_n + W_n * (r · h))             candidate, reset_after=False
         h' = z · h + (1 - z) · n
 
-    The blocks of `params["kernel"]` (U), `params["recurrent_kernel"]` (W) and `params["bias"]` (b) stand in the order
+    The blocks of `params["kernel"]` (U), `params["recurrent_kernel"]` (W) and `params["bias"]` (b) are in the order
     r, z, n; b' is `params["recurrent_bias"]`, `[H]`.
 
     Attributes:
-      features: H, how many channels state and output have.
+      features: H, the number of channels of state and output.
       kernel_size: the window of both convolutions, one number for each of one to three spatial axes.
-      reset_after: where the reset gate acts: after the convolution, as in Shi et al., or before it, as in Ballas et
-        al., where a step has two convolutions in a row.
+      reset_after: whether the reset gate acts after the recurrent convolution, as in Shi et al., or before it, as in
+        Ballas et al.; then a step has two recurrent convolutions in a row.
 
     Example:
       >>> import jax, flaxrnn
@@ -196,7 +196,7 @@ class ConvGRU(ConvCell, GRU):
 
     How it differs from other frameworks:
       Flax, Keras and Haiku have no convolutional GRU. Ballas et al. write h' = (1 - z) · h + z · n. Shi et al. (2017)
-      have leaky ReLUs for tanh.
+      use leaky ReLUs in place of tanh.
     """
 
     _: dataclasses.KW_ONLY

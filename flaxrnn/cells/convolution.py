@@ -1,9 +1,9 @@
-"""The convolution of a cell, and its gradients by values and kernel.
+"""The convolution of a cell, and its gradients with respect to values and kernel.
 
-XLA's CPU compiler has fast code for convolutions of one layout alone: batch first, channels last, the kernel as
-`[*window, in, out]`. Another it changes into that one, but not inside of a loop: there, what `jax.grad` makes of a
-convolution took up to sixty times as long. So for the CPU the gradients are written in that layout. Elsewhere they are
-JAX's own, which the compilers for GPU and TPU know.
+XLA's CPU compiler has fast code for only one layout of convolutions: batch first, channels last, the kernel as
+`[*window, in, out]`. It converts others to that one, but not inside a loop: there, the gradients that `jax.grad` makes
+took up to sixty times as long. So on the CPU the gradients are written in that layout; elsewhere they are JAX's own,
+whose layouts the compilers for GPU and TPU handle well.
 """
 
 import math
@@ -17,7 +17,7 @@ def convolve(values: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of `values`, `[*batch, *spatial, in]`, with `kernel`, `[*window, in, out]`.
 
     The window moves one position at a time, with zeros around the edges: the result is `[*batch, *spatial, out]`.
-    A window of even size looks one position further to the right and down than to the left and up ("SAME" padding).
+    A window of even size reaches one position further right and down than left and up ("SAME" padding).
     """
     return _convolve(values, kernel, [((size - 1) // 2, size // 2) for size in kernel.shape[:-2]])
 
@@ -41,7 +41,7 @@ def kernel_gradient(values: jax.Array, gradient: jax.Array, window: tuple[int, .
     values, gradient = _flat_batch(values, len(window)), _flat_batch(gradient, len(window))
     spatial = range(1, 1 + len(window))
     result = _convolve(
-        values.transpose(-1, *spatial, 0),  # the channels as batch, and the batch as channels
+        values.transpose(-1, *spatial, 0),  # channels take the place of the batch, and the batch that of channels
         gradient.transpose(*spatial, 0, -1),
         [((size - 1) // 2, size // 2) for size in window],
         wide,
@@ -52,7 +52,7 @@ def kernel_gradient(values: jax.Array, gradient: jax.Array, window: tuple[int, .
 def _convolve(
     values: jax.Array, kernel: jax.Array, padding: list[tuple[int, int]], dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """The convolution of `values`, `[*batch, *spatial, in]`, with zeros before and behind each spatial axis."""
+    """The convolution of `values`, `[*batch, *spatial, in]`, with each spatial axis padded by zeros."""
     common = jnp.result_type(values, kernel)
     batch = values.shape[: -len(padding) - 1]
     axes = "DHW"[-len(padding) :]

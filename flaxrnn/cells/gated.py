@@ -22,12 +22,11 @@ class GatedCell(Cell):
     """A cell with a dense recurrent matrix, whose gates are blocks of its columns.
 
     It computes `projected = inputs @ kernel + bias` and `recurrent = hidden @ recurrent_kernel`, each as a
-    tuple of one array `[*batch, hidden_size]` for each gate, and leaves the rest to `gate`, which holds no
-    matrix product. Because of that split a strategy can form the gradient of the weights in one matrix
-    product over all time steps, for a new cell too.
+    tuple of one array `[*batch, hidden_size]` for each gate, and leaves the rest to `gate`, which makes no
+    matrix products. This split lets a strategy compute the gradient of the weights in one matrix product over
+    all time steps, for your own cell too.
 
-    To write one, define `gates` and `gate`; define `initial_state` where the state has more to it than
-    `HiddenState`.
+    To write one, define `gates` and `gate`, and `initial_state` if the state has more fields than `HiddenState`.
 
     Parameters, where I is the input size, H `hidden_size` and G the number of gates:
       * `"kernel"`: `[I, G * H]`
@@ -35,25 +34,24 @@ class GatedCell(Cell):
       * `"bias"`: `[G * H]`, unless `use_bias=False`
 
     Attributes:
-      hidden_size: how many features the hidden state has.
+      hidden_size: the number of features of the hidden state.
       use_bias: whether there are biases.
       kernel_init: draws `kernel`; LeCun normal by default.
-      recurrent_kernel_init: draws the `[H, H]` block of `recurrent_kernel` of each gate, one by one;
-        orthogonal by default.
+      recurrent_kernel_init: draws each gate's `[H, H]` block of `recurrent_kernel` separately; orthogonal by default.
       bias_init: draws `bias`; zeros by default.
       initial_state_init: draws each field of a learned initial state; normal, with standard deviation 0.1, by default.
-      layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalised along their features, and scaled
+      layer_norm: `inputs @ kernel` and `hidden @ recurrent_kernel` are each normalized along their features, and scaled
         by `params["input_scale"]` and `params["recurrent_scale"]`, `[G * H]` (Ba et al. 2016).
       learn_initial_state: the state before the first step, and after a reset, is learned: `params["initial_hidden"]`,
-        and the like for each other field of the state.
-      input_dropout: how many of the inputs' features are dropped, the same ones at all steps (Gal & Ghahramani 2016).
-      hidden_dropout: how many features of the hidden state the matrix product does not see, the same ones at all
-        steps (Gal & Ghahramani 2016). What the gates carry over of the hidden state is not dropped.
-      recurrent_dropout: how many features of the candidate are dropped, the same ones at all steps, so that nothing
-        that is remembered is lost (Semeniuta et al. 2016).
+        and likewise for each other field of the state.
+      input_dropout: dropout rate of the inputs, with one mask for all steps (Gal & Ghahramani 2016).
+      hidden_dropout: dropout rate of the hidden state entering the recurrent product, with one mask for all steps (Gal
+        & Ghahramani 2016). The hidden state that the gates carry over is not dropped.
+      recurrent_dropout: dropout rate of the candidate, with one mask for all steps; it leaves the memory intact
+        (Semeniuta et al. 2016).
 
-    All dropout is drawn from the `key` of `flaxrnn.scan` or of a layer, for each member of the batch on its own, and is
-    off where there is none. What is kept is scaled up, so that nothing need be scaled in evaluation. A mask holds for
+    Masks are drawn from the `key` of `flaxrnn.scan` or of a layer, separately for each member of the batch; without a
+    key, dropout is off. Kept values are scaled up in training, and nothing is scaled in evaluation. A mask holds for
     one call: sequences packed into one row by `resets` share it.
 
     Example: a leaky integrator (Jaeger 2001).
@@ -92,9 +90,9 @@ class GatedCell(Cell):
     drops_candidate: ClassVar[bool] = False
     """Whether `gate` passes its candidate through `drop_candidate`, without which there is no recurrent dropout."""
     sums_only: ClassVar[bool] = False
-    """Whether `gate` uses `projected` and `recurrent` in their sum alone.
+    """Whether `gate` uses `projected` and `recurrent` only through their sum.
 
-    It is then given the sum as `recurrent`, and zeros as `projected`, so that a strategy need keep only one of them.
+    If so, `gate` gets the sum as `recurrent` and zeros as `projected`, and a strategy need store only one of them.
     """
 
     def __post_init__(self) -> None:
@@ -236,13 +234,13 @@ class GatedCell(Cell):
         return new_state, wide_output.astype(state.hidden.dtype)
 
     def recurrent(self, params: Params, state: State, projected: Gates, product: Product) -> Gates:
-        """The hidden state's part of each gate; layer normalisation comes before the sum with the input's."""
+        """The hidden state's part of each gate; layer normalization comes before the sum with the input's."""
         del projected
         recurrent = product("recurrent_kernel", masked(params, "hidden_mask", state.hidden), gates=slice(None))
         return self.normalize(recurrent, params["recurrent_scale"]) if self.layer_norm else recurrent
 
     def normalize(self, blocks: Gates, scale: jax.Array) -> Gates:
-        """Layer normalisation: of all gates together, unless a cell has reasons of its own."""
+        """Layer normalization, by default of all gates together."""
         return normalize_together(blocks, scale)
 
     def drop_candidate(self, params: Params, candidate: jax.Array) -> jax.Array:
@@ -256,7 +254,7 @@ def masked(params: Params, name: str, values: jax.Array) -> jax.Array:
 
 
 def normalize_together(blocks: Gates, scale: jax.Array) -> Gates:
-    """Layer normalisation of some gates together, in at least float32; `scale` is `[len(blocks) * hidden_size]`."""
+    """Layer normalization of some gates together, in at least float32; `scale` is `[len(blocks) * hidden_size]`."""
     normalized = standardize(at_least_float32(jnp.concatenate(blocks, axis=-1))) * at_least_float32(scale)
     return tuple(jnp.split(normalized, len(blocks), axis=-1))
 

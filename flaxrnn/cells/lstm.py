@@ -66,8 +66,8 @@ class LSTM(GatedCell):
       peephole_init: draws `params["peephole"]`; zeros by default, with which it begins as an LSTM without.
       projection_kernel_init: draws `params["projection_kernel"]`; LeCun normal by default.
 
-    Layer normalisation, a learned initial state, dropout and further initializers are options of every `GatedCell`.
-    With `layer_norm` the output sees the memory normalised too, scaled by `params["cell_scale"]` and moved by
+    Layer normalization, a learned initial state, dropout and further initializers are options of every `GatedCell`.
+    With `layer_norm` the output sees the memory normalized too, scaled by `params["cell_scale"]` and moved by
     `params["cell_bias"]`, each `[H]`.
 
     Example:
@@ -177,7 +177,7 @@ class LSTM(GatedCell):
         return gate + params["peephole"][row] * cell if self.peephole else gate
 
     def normalize_cell(self, params: Params, cell: jax.Array) -> jax.Array:
-        """What the output sees of the memory: with `layer_norm` it is normalised too (Ba et al., equation 22)."""
+        """What the output sees of the memory: with `layer_norm` it is normalized too (Ba et al., equation 22)."""
         return standardize(cell) * params["cell_scale"] + params["cell_bias"] if self.layer_norm else cell
 
 

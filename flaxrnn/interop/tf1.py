@@ -159,7 +159,7 @@ def export_weights(layer: Layer, params: Any, *, forget_bias: float = 1.0) -> Ar
         to have every bit.
 
     Raises:
-      ValueError: if TF1 has no such layer: a GRU that resets after its product, or layer normalisation.
+      ValueError: if TF1 has no such layer: a GRU that resets after its product, or layer normalization.
     """
     return _TF1(forget_bias).export_weights(layer, params)
 

@@ -1,8 +1,7 @@
-"""Compiling on the user's machine: a compiler, a folder that nobody else can write to, and each library once.
+"""Compiles libraries on the user's machine, each once, into a folder that nobody else can write to.
 
-There are two kinds of library. The shim holds what XLA calls, and needs XLA's own headers; it is compiled once for a
-version of JAX. A kernel holds the loop for one kind of cell behind a plain C interface, and is found by the shim under
-its name.
+There are two kinds of library. The shim is what XLA calls; it needs XLA's headers and is compiled once per version of
+JAX. A kernel holds the loop for one kind of cell behind a plain C interface, and the shim finds it by name.
 """
 
 import contextlib
@@ -34,18 +33,18 @@ TARGET = "flaxrnn_native"
 """The name under which XLA knows the shim."""
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 120
-"""How long a compiler may take."""
+"""The timeout of a compiler run."""
 
 _lock = threading.RLock()
 _failures: dict[str, str] = {}  # by the text of a kernel; "" for the shim
 
 
 class BuildError(Exception):
-    """Why a library cannot be had, as half a sentence."""
+    """Why there is no library, as half a sentence."""
 
 
 def why_not() -> str | None:
-    """Why kernels cannot be built here, as half a sentence, as far as that is known without building one."""
+    """Why kernels cannot be built here, as half a sentence, as far as can be told without building one."""
     if os.environ.get("FLAXRNN_NATIVE") == "0":
         return "FLAXRNN_NATIVE is 0"
     if sys.platform not in ("linux", "darwin"):
@@ -78,7 +77,7 @@ def folder() -> pathlib.Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"the folder {path} cannot be made ({error.strerror})") from None
+        raise BuildError(f"the folder {path} cannot be created ({error.strerror})") from None
     about = path.stat()
     if about.st_uid != os.getuid():
         raise BuildError(f"the folder {path} belongs to another user: set XDG_CACHE_HOME to a folder of your own")
@@ -88,7 +87,7 @@ def folder() -> pathlib.Path:
 
 
 def load(text: str) -> str:
-    """Builds, unless that was done before, a kernel of generated C++ and hands it to the shim.
+    """Builds a kernel from generated C++, unless it is built already, and registers it with the shim.
 
     Returns:
       The name under which the shim knows it, followed by ".forward" or ".backward".
@@ -112,7 +111,7 @@ def load(text: str) -> str:
 
 
 def failure(text: str = "") -> str | None:
-    """Why a kernel could not be built when that was last tried; without `text`, why none could."""
+    """Why the last attempt to build this kernel failed; without `text`, why any kernel would."""
     return _failures.get("") or _failures.get(text)
 
 
@@ -159,9 +158,9 @@ def built(
     Args:
       kind: what its name begins with.
       text: the C++ text.
-      parts: what else the library depends on: headers, versions.
+      parts: what else the library depends on, by name: headers, versions.
       flags: further flags for the compiler.
-      probe: called with a new library before it is put in its place; raises `BuildError` if it does not run.
+      probe: called with a new library before it is installed; raises `BuildError` if it does not run.
     """
     command = compiler()
     if command is None:
@@ -213,7 +212,7 @@ def _compile(
 
 
 def _probe(library: pathlib.Path) -> None:
-    """Calls a new shim from XLA in a process of its own, which may crash."""
+    """Calls a new shim from XLA in a separate process, since it may crash."""
     program = (
         "import ctypes, jax, numpy as np, sys; lib = ctypes.CDLL(sys.argv[1]);"
         "jax.ffi.register_ffi_target('probe', jax.ffi.pycapsule(lib.probe), platform='cpu');"
@@ -249,7 +248,7 @@ def _processor_flags() -> tuple[str, ...]:
 
 @functools.cache
 def processor() -> str:
-    """What kind of processor this is, with all that it can do; a folder may be shared by machines."""
+    """The processor's model and features, since machines may share a folder."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -261,8 +260,8 @@ def processor() -> str:
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path) -> Iterator[None]:
-    """One process at a time."""
-    import fcntl  # which Windows has not
+    """Lets one process in at a time."""
+    import fcntl  # Windows has no such module
 
     try:
         file = open(path, "w")  # noqa: SIM115

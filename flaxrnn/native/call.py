@@ -1,12 +1,12 @@
-"""Calls of kernels, as JAX primitives: their derivatives, their batching, and how they are lowered.
+"""Calls of kernels, as JAX primitives: their derivatives, batching and lowering.
 
     scan:      operands -> outputs, final state
     save:      the same, and what the backward pass needs
     tangent:   the derivative of `scan`, which is only ever transposed
-    gradient:  operands, what `save` gave, gradients of outputs and final state -> gradients of the operands
+    gradient:  operands, results of `save`, gradients of outputs and final state -> gradients of the operands
 
-Where there is no kernel (on another platform, in an exported program, after a failed build) the fused strategy is
-lowered in its place, and second derivatives are those of the other strategies.
+Where there is no kernel (on another platform, in an exported program, after a failed build), the fused strategy is
+lowered in its place. Second derivatives are those of the other strategies.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ class Program:
       cell: the cell.
       text: its C++.
       kernels, small, per_row: the names of the other operands among the parameters.
-      widths: the sizes of features that C++ numbers.
-      saved: how many numbers the forward pass keeps of a row and a step.
-      output_field: which field of the state the output is; None if it is none.
+      widths: the numbers of features, in the order of the C++ code's numbers for them.
+      saved: how many numbers the forward pass saves per row and step.
+      output_field: which field of the state is the output; None if it is none of them.
       bias, masked, reset: whether there are such operands.
       time_major: whether inputs are `[time, batch, features]`, not `[batch, time, features]`.
       reverse: whether to begin at the end.
@@ -81,7 +81,7 @@ class Program:
         return [field for field in range(self.fields) if marked or field != self.output_field]
 
     def unpack(self, operands: Sequence[Any]) -> dict[str, Any]:
-        """The operands by their names; lists for those that the state has fields of."""
+        """The operands by name; a list of fields for "state" and "reset_state"."""
         found: dict[str, Any] = {}
         for name, operand in zip(self.names, operands, strict=True):
             if name in ("state", "reset_state"):
@@ -96,7 +96,7 @@ class Program:
         return (first, second, features) if self.time_major else (second, first, features)
 
     def sizes(self, operands: Sequence[Any], save: bool, want_dx: bool) -> np.ndarray:
-        """What C++ reads as `Sizes`."""
+        """What the C++ reads as `Sizes`."""
         given = self.unpack(operands)
         T, B, features = self.shape(given["x"])
         outputs = self.cell.output_size
@@ -110,7 +110,7 @@ class Program:
 
 
 def reference(program: Program, *operands: jax.Array, forward_mode: bool = False) -> list[jax.Array]:
-    """What `scan` gives, by another strategy."""
+    """The results of `scan`, computed by another strategy."""
     given = program.unpack(operands)
     names = [name for name in program.names if name not in ("x", "state", "mask", "resets", "reset_state")]
     kind = type(jax.eval_shape(program.cell.initial_state))
@@ -126,7 +126,7 @@ def reference(program: Program, *operands: jax.Array, forward_mode: bool = False
 
 
 def reference_gradient(program: Program, want_dx: bool, *operands_and_cotangents: jax.Array) -> list[jax.Array]:
-    """What `gradient` gives, from operands and cotangents alone."""
+    """The results of `gradient`, from operands and cotangents alone."""
     count = len(program.names)
     operands, cotangents = operands_and_cotangents[:count], operands_and_cotangents[count:]
     _, pull = jax.vjp(functools.partial(reference, program), *operands)
@@ -135,7 +135,7 @@ def reference_gradient(program: Program, want_dx: bool, *operands_and_cotangents
 
 
 def _wanted(program: Program, want_dx: bool) -> list[int]:
-    """The operands that `gradient` gives gradients of, in C++'s order."""
+    """The operands whose gradients `gradient` returns, in the order of the C++ code."""
     names = program.names
     left_out = {"x", "mask", "resets", *program.per_row}
     return [*(number for number, name in enumerate(names) if name not in left_out), *[0] * want_dx]
@@ -159,7 +159,7 @@ def _zeros(shapes: Sequence[Any]) -> list[jax.Array]:
 
 
 def _reference_save(program: Program, *operands: jax.Array) -> list[jax.Array]:
-    """What `save` gives where no kernel runs: what it keeps is then looked at by nobody."""
+    """The results of `save` where no kernel runs: zeros for what it saves, since nothing reads them."""
     return [*reference(program, *operands), *_zeros(_saved_shapes(program, operands))]
 
 
@@ -264,7 +264,7 @@ def _tangent_transpose(cotangents: Sequence, *args: Any, program: Program, movin
 
 
 def _save_jvp(primals: Sequence, tangents: Sequence, *, program: Program) -> tuple[list, list]:
-    """For second derivatives; those of what is kept are never asked for."""
+    """For second derivatives; nobody asks for those of the saved values."""
     outputs = save.bind(*primals, program=program)
     function = functools.partial(reference, program, forward_mode=True)
     moved = jax.jvp(function, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))[1]
@@ -292,7 +292,7 @@ ad.primitive_jvps[save] = _save_jvp
 ad.primitive_jvps[gradient] = _gradient_jvp
 
 
-# ---- batching: what is new of a batch becomes rows; where weights are batched, other strategies run
+# ---- batching: a new batch axis is merged into the rows; where weights are batched, other strategies run
 
 
 def _batch_forward(primitive: Primitive, instead: Callable, args: Sequence, dims: Sequence, *, program: Program) -> Any:
@@ -315,7 +315,7 @@ def _batch_forward(primitive: Primitive, instead: Callable, args: Sequence, dims
 
 
 def _fold(arg: jax.Array, dim: Any, axis: int, size: int) -> jax.Array:
-    """The batch axis `dim`, put before the axis `axis` of what was there and made one with it."""
+    """Moves the new batch axis `dim` in front of `axis`, and merges the two."""
     if dim is None:
         arg = jnp.broadcast_to(jnp.expand_dims(arg, axis), (*arg.shape[:axis], size, *arg.shape[axis:]))
     else:
@@ -330,7 +330,7 @@ def _vmapped(function: Callable, args: Sequence, dims: Sequence) -> tuple[list, 
 
 
 def _batch_gradient(args: Sequence, dims: Sequence, *, program: Program, want_dx: bool) -> tuple[list, list]:
-    """Of each member of the batch its own; by the fused strategy."""
+    """Each member's own gradient, computed by the fused strategy."""
     return _vmapped(functools.partial(_gradient_elsewhere, program=program, want_dx=want_dx), args, dims)
 
 

@@ -1,11 +1,11 @@
-"""From a plan to C++: a struct that says how a cell's numbers lie, and a loop body for each phase.
+"""From a plan to C++: a struct that describes how a cell's numbers are laid out, and a loop body for each phase.
 
 Forward, phase 0 comes before the first product, and phase k after product k. Backward, phase k gives the gradient of
 product k's result; then the transposed product gives that of what was multiplied, which phase k - 1 may use. All that
 remains (gradients of the state, of the projection and of small vectors) comes in the last phase.
 
-A row of the batch has its numbers side by side: in `z` what products and projections gave, in `saved` what the backward
-pass needs, in `dz` the gradients of `z`.
+The numbers of a row of the batch are contiguous: `z` holds the results of products and projections, `saved` what the
+backward pass needs, and `dz` the gradients of `z`.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """The C++ of a cell, and what it must be called with.
+    """The C++ of a cell, and how to call it.
 
     Attributes:
       text: the C++.
       kernels: the names of the kernels of its products, in the order in which C++ takes them.
       small: those of small vectors.
-      per_row: those of them that each row of the batch has its own of.
+      per_row: those of them of which each row of the batch has its own.
       widths: the sizes of features, in the order of C++'s numbers for them.
       saved: how many numbers of a row and a step are kept for the backward pass.
-      output_field: which field of the state the output is; None if it is none.
+      output_field: which field of the state is the output; None if it is none of them.
     """
 
     text: str
@@ -104,7 +104,7 @@ class Layout:
         return [*self.dz, *plan.d_state, *small, *values]
 
     def _saved(self) -> list[int]:
-        """What the forward pass keeps: of `z` what is needed, or what was made of it where that says as much."""
+        """What the forward pass saves: the parts of `z` that the gradient needs, or results of theirs that suffice."""
         graph, outputs = self.plan.graph, self.backward_outputs()
         kept = [node for node in self.z if node in graph.below(outputs, self.z)]
         forward = graph.below([*self.plan.news, self.plan.output], self.z)
@@ -119,7 +119,7 @@ class Layout:
 
 
 def generate(plan: Plan) -> Generated:
-    """Writes the C++ of a cell, without what all cells share."""
+    """The C++ of a cell, without the code that all cells share."""
     if len(plan.projected) > MOST_GATES:
         raise Untranslatable(f"it has more than {MOST_GATES} gates")
     layout = Layout(plan)
@@ -328,7 +328,7 @@ def _statements(plan: Plan, layout: Layout, targets: list[Target], leaf: dict[in
                 raise Untranslatable(f"it mixes vectors of {layout.size_of(number)} and {targets[0].size} features")
             expression = leaf[number]
         elif node.op == "leaf":
-            raise Untranslatable(f"it needs {node.args[0]} before that is known")
+            raise Untranslatable(f"it needs {node.args[0]} before it is computed")
         else:
             expression = graph.code(number, names)
         yield f"const {'T' if node.truth else 'V'} v{number} = {expression};"

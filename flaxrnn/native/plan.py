@@ -52,7 +52,7 @@ class Small:
       name: its name in the parameters.
       leaves: its rows.
       size: how many features it has.
-      per_row: whether each member of the batch has its own, as of a dropout mask.
+      per_row: whether each member of the batch has its own, as with a dropout mask.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Small:
 
 @dataclasses.dataclass
 class Plan:
-    """Everything that C++ is written from.
+    """Everything that the C++ is generated from.
 
     Attributes:
       graph: the nodes, which all others are numbers of.
@@ -118,7 +118,7 @@ def make_plan(cell: GatedCell, params: Any, per_row: frozenset[str]) -> Plan:
     Args:
       cell: the cell.
       params: the shapes of its parameters, as for one sequence without batch axes.
-      per_row: the names of those that each member of the batch has its own of.
+      per_row: the names of those of which each member of the batch has its own.
 
     Raises:
       Untranslatable: if the cell does something that a kernel cannot.
@@ -208,7 +208,7 @@ def _made(cell: GatedCell, params: Any, state: Any, projected: Any) -> list:
 
     shapes = jax.eval_shape(record, params, state, projected)
     if not shapes:
-        raise Untranslatable(f"{type(cell).__name__}.recur makes no matrix product by product")
+        raise Untranslatable(f"{type(cell).__name__}.recur makes no matrix product through `product`")
     return [_Made(name, first, values, result) for (name, first), (values, result) in zip(names, shapes, strict=True)]
 
 
@@ -252,7 +252,7 @@ def _drop_unused(plan: Plan, sizes: set[int]) -> None:
     kept = [number for number, small in enumerate(plan.small) if used & set(small.leaves) or small.size in sizes]
     for number in kept:
         if plan.small[number].size not in sizes:
-            raise Untranslatable(f"params[{plan.small[number].name!r}] has no axis of features")
+            raise Untranslatable(f"params[{plan.small[number].name!r}] has no feature axis")
     plan.small = [plan.small[number] for number in kept]
     plan.d_small = [plan.d_small[number] for number in kept]
 

@@ -1,8 +1,8 @@
-"""From a jaxpr of elementwise arithmetic to a graph of C++ expressions, one for each feature.
+"""From a jaxpr of elementwise arithmetic to a graph of C++ expressions, each computed for every feature.
 
-An array `[..., features]` becomes a numpy array of nodes whose last axis has length one. What moves elements along the
-other axes (slices and reshapes of a few small vectors) is done here, by numpy; what computes is a node. A node stands
-for one vector of features in C++.
+An array `[..., features]` becomes a numpy array of nodes whose last axis has length one. A node stands for one vector
+of features in C++. Operations that move elements along the other axes (slices and reshapes of a few small vectors) are
+done here by numpy; operations that compute become nodes.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ NUMBERS = {
     "pow": "map(powf, {0}, {1})",
     "select_n": "select({0}, {2}, {1})",
 }
-"""Primitives that give numbers, and what they are in C++ (`kernel.h` has the functions)."""
+"""Primitives whose results are numbers, as C++ expressions (the functions are in `kernel.h`)."""
 TRUTHS = {
     "gt": "{0} > {1}",
     "lt": "{0} < {1}",
@@ -61,14 +61,14 @@ TRUTHS = {
     "not": "~{0}",
     "is_finite": "abs_({0}) < INFINITY",
 }
-"""Primitives that give truth values."""
+"""Primitives whose results are truth values."""
 CHEAP = {"add", "add_any", "sub", "mul", "neg", "max", "min", "clamp", "abs", "sign", "square", "select_n", "number"}
 SAME = {"convert_element_type", "stop_gradient", "copy", "copy_p", "optimization_barrier"}
 INNER = {"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat2", "checkpoint"}
 
 
 class Untranslatable(Exception):  # noqa: N818
-    """What stands in the way, as half a sentence."""
+    """Why a cell cannot be translated, as half a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Node:
 
 
 class Graph:
-    """Nodes, each of them once."""
+    """Nodes without duplicates: equal nodes have one number."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self._numbers: dict[Node, int] = {}
 
     def put(self, node: Node) -> int:
-        """The number of a node, which is added unless it is there."""
+        """The number of a node; it is added if it is new."""
         if node not in self._numbers:
             self._numbers[node] = len(self.nodes)
             self.nodes.append(node)
@@ -134,7 +134,7 @@ class Graph:
         return () if node.op in ("leaf", "constant") else node.args
 
     def below(self, outputs: Iterable[int], known: Iterable[int] = ()) -> list[int]:
-        """The nodes that outputs need, in the order of computation; not below those that are known."""
+        """The nodes that outputs need, in the order of computation; nothing below those that are `known`."""
         stop, seen, order = set(known), set(), []
 
         def visit(number: int) -> None:
@@ -235,7 +235,7 @@ class Translator:
         return _each(self.graph.constant, array)
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What the jaxpr gives for inputs that are arrays of nodes."""
+        """The outputs of the jaxpr for inputs that are arrays of nodes."""
         env = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
         env |= dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -253,14 +253,14 @@ class Translator:
         return [read(atom) for atom in jaxpr.outvars]
 
     def check(self, name: str, array: np.ndarray, like: Any) -> None:
-        """Raises `Untranslatable` if an equation gave what this translation does not hold."""
+        """Raises `Untranslatable` if nodes cannot represent the result of an equation."""
         if like.dtype not in (np.float32, np.dtype(bool), np.int32):
             raise Untranslatable(f"{name} gives {like.dtype}")
         if array.shape != self.shape(like.shape):
-            raise Untranslatable(f"{name} works along the features")
+            raise Untranslatable(f"{name} operates along the feature axis")
 
     def equation(self, equation: Any, args: list[np.ndarray]) -> list[np.ndarray]:
-        """What one equation gives."""
+        """The outputs of one equation."""
         name, params = equation.primitive.name, equation.params
         shape, dtype = equation.outvars[0].aval.shape, equation.outvars[0].aval.dtype
         if name in NUMBERS or name in TRUTHS:
@@ -279,7 +279,7 @@ class Translator:
         if move := getattr(self, f"_{name}", None):
             self.check_move(name, equation)
             return move(args, params, shape)
-        raise Untranslatable(f"{name} is no elementwise arithmetic that it knows")
+        raise Untranslatable(f"{name} is not a supported elementwise operation")
 
     def power(self, number: int, exponent: int) -> int:
         if abs(exponent) > 8 or exponent == 0:
@@ -287,7 +287,7 @@ class Translator:
         return self.graph.put(Node(f"power {exponent}", (number,)))
 
     def check_move(self, name: str, equation: Any) -> None:
-        """Raises `Untranslatable` where something would be moved along the features, or summed over them."""
+        """Raises `Untranslatable` where an equation would move elements along the feature axis, or sum over it."""
         before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
         if name == "broadcast_in_dim":
             kept = self.has_features(before) and equation.params["broadcast_dimensions"][-1] != len(after) - 1
@@ -298,7 +298,7 @@ class Translator:
         else:
             kept = self.has_features(before) and (not after or after[-1] != before[-1])
         if kept:
-            raise Untranslatable(f"{name} works along the features")
+            raise Untranslatable(f"{name} operates along the feature axis")
 
     def _reshape(self, args: list, params: Any, shape: tuple) -> list:
         return [args[0].reshape(self.shape(shape))]
@@ -325,7 +325,7 @@ class Translator:
 
     def _pad(self, args: list, params: Any, shape: tuple) -> list:
         if any(inner for _, _, inner in params["padding_config"]):
-            raise Untranslatable("pad puts zeros between elements")
+            raise Untranslatable("pad inserts values between elements")
         padded = np.full(self.shape(shape), args[1].item(), object)
         places = [
             slice(low, low + size) for (low, _, _), size in zip(params["padding_config"], args[0].shape, strict=True)

@@ -1,4 +1,4 @@
-"""Which strategy runs a sequence: the one that is asked for, or for "auto" the one that was fastest in measurements."""
+"""Which strategy runs a sequence: the one requested, or for "auto" the one expected to be fastest."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,16 +10,15 @@ from flaxrnn.strategies.base import Sequence, Strategy, symbolic
 from flaxrnn.strategies.fused import products_of
 
 FEW_STEPS = 4
-"""At most this many steps gain nothing from any strategy."""
+"""Up to this many steps, no strategy is faster than plain."""
 SHORT, LARGE_STEP = 64, 49_152
 """On the CPU, at most SHORT steps of at least LARGE_STEP gate values run faster under plain."""
 
 WORTH_A_BUILD = 2**23
-"""On the CPU, from this many multiplications in a sequence's products on, a kernel is worth a compiler's seconds."""
-
+"""On the CPU, sequences with at least this many multiplications in their products are worth compiling a kernel for."""
 
 LARGE_TPU_STEP = 98_304
-"""On a TPU, steps of at least so many gate values are expected to run faster under plain."""
+"""On a TPU, the compiler expects steps of at least this many gate values to run faster under plain."""
 
 
 class Choice(NamedTuple):
@@ -48,11 +47,11 @@ def choose(strategy: str | Strategy, sequence: Sequence, backend: str | None = N
     Args:
       strategy: "auto", a name in `STRATEGIES`, or a strategy.
       sequence: the cell and the shapes.
-      backend: "cpu", "gpu" or "tpu"; by default what JAX runs on by default. The rules for the CPU come from measured
-        training steps on two cores, those for GPU and TPU from what their compilers expect: nothing has run there.
+      backend: "cpu", "gpu" or "tpu"; by default JAX's default backend. The rules for the CPU come from training steps
+        measured on two cores, those for GPU and TPU from their compilers' estimates: nothing has run there.
 
     Raises:
-      ValueError: if the strategy that is asked for cannot run the sequence.
+      ValueError: if the requested strategy cannot run the sequence.
     """
     plain = STRATEGIES["plain"]
     if not symbolic(sequence.shape[0]) and sequence.shape[0] == 0:
@@ -76,13 +75,13 @@ def _size(leaf: Any) -> int:
 
 
 def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: str) -> Choice:
-    """What "auto" takes; never "checkpointed", which saves memory at the price of time."""
+    """What "auto" chooses: never "checkpointed", which trades time for memory, nor "pallas", which has never run."""
     if backend == "cpu" and _large_enough(sequence) and not (native := STRATEGIES["native"]).why_not(sequence):
-        return Choice(native, "a kernel of its own is fastest on the CPU")
+        return Choice(native, "a compiled kernel is fastest on the CPU")
     if reason := fused.why_not(sequence):
         return Choice(plain, f"fused cannot run it: {reason}")
     if not products_of(sequence):
-        return Choice(plain, f"{type(sequence.cell).__name__}.recur makes no matrix product by product")
+        return Choice(plain, f"{type(sequence.cell).__name__}.recur makes no matrix product through `product`")
     time = sequence.shape[0]
     if backend == "cpu" and sequence.cell.feature_axes > 1:
         return Choice(fused, "XLA's own gradients of convolutions are slow in a loop on the CPU")
@@ -99,6 +98,6 @@ def _automatic(plain: Strategy, fused: Strategy, sequence: Sequence, backend: st
         return Choice(
             plain,
             f"on a TPU, steps of {LARGE_TPU_STEP:,} gate values or more (here {step:,}) gain nothing from larger "
-            "products, by what its compiler expects (not measured)",
+            "products, by its compiler's estimate (not measured)",
         )
     return Choice(fused, "larger matrix products are faster" + ("" if backend == "cpu" else " (not measured here)"))

@@ -1,18 +1,19 @@
-"""Fewer and larger matrix products: the inputs' in one, and each weight's gradient in one.
+"""Fewer and larger matrix products: one for the inputs' projection, and one for each weight's gradient.
 
-Let sₜ, yₜ = recur(θ, sₜ₋₁, zₜ) with zₜ = project(θ, xₜ). Forward, `project` sees many steps at once, and the loop keeps
-only what must wait for the state. Backward, with dsₜ for the gradient of the loss by sₜ, future steps included,
+Let sₜ, yₜ = recur(θ, sₜ₋₁, zₜ) with zₜ = project(θ, xₜ). Forward, `project` processes many steps at once, and only what
+depends on the state stays in the loop. Backward, with dsₜ for the gradient of the loss by sₜ, future steps included,
 
     dsₜ₋₁ = (∂sₜ/∂sₜ₋₁)ᵀ dsₜ + (∂yₜ/∂sₜ₋₁)ᵀ dyₜ
 
-is all that must go from step to step, so a loop carries it alone. Once every dsₜ is known, the steps are independent:
+is all that must be carried from step to step, so the loop computes nothing else. Once every dsₜ is known, the steps are
+independent:
 
     dθ = Σₜ (∂sₜ/∂θ)ᵀ dsₜ + (∂yₜ/∂θ)ᵀ dyₜ
 
 is one `jax.vjp` over all of them together. Where a step multiplies v by a kernel W of the parameters, Σₜ vₜᵀ d(vₜW) is
 a single matrix product over time and batch. The forward pass keeps each vW, or they are all computed again at once.
 
-Both passes go through the sequence in segments, so short that what a segment needs stays in the processor's cache.
+Both passes split the sequence into segments, so short that a segment's data stays in the processor's cache.
 """
 
 import dataclasses
@@ -30,31 +31,31 @@ from flaxrnn.strategies.fused_products import DenseProducts, KnownProducts, Made
 from flaxrnn.strategies.segments import in_segments, segment_length
 
 SEGMENT_BYTES = {"cpu": 2 * 2**20, "tpu": 4 * 2**20}
-"""How much of `cell.project` a segment may take, by backend: on the CPU about what its second cache holds."""
+"""The size limit of a segment's projected inputs, by backend: on the CPU about that of the L2 cache."""
 WHOLE_BYTES = {"tpu": 8 * 2**20}
-"""Up to how much the whole sequence is one segment, where that is more."""
+"""Up to this size, the whole sequence is one segment."""
 UNROLL = {"gpu": 4}
-"""How many steps a turn of the loops has at least: on a GPU a loop's time is that of launching its kernels."""
+"""The least unrolling of the loops: on a GPU, launching kernels takes most of a loop's time."""
 FEW_TURNS = 4
-"""A loop of fewer turns would be replaced by its turns, which takes XLA long to compile."""
+"""With fewer iterations than this, XLA would unroll the whole loop, which takes long to compile."""
 KEEP_BYTES = {"cpu": 128 * 2**20}
-"""How much of the products' results may be kept for the backward pass; above, they are computed a second time."""
+"""The limit up to which the products' results are stored for the backward pass; above it, they are recomputed."""
 ELSEWHERE = 256 * 2**20
-"""Either limit on other backends. What is set for GPU and TPU follows their compilers' figures, not measurements."""
+"""Both limits on other backends. Settings for GPU and TPU follow their compilers' estimates, not measurements."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Strategy):
-    """Runs any cell with floating-point states; one that makes its products by `product` gains the most.
+    """Runs any cell with floating-point states; cells that make their products through `product` gain the most.
 
-    It has a reverse-mode derivative of its own, which can be differentiated further. For a forward-mode derivative
+    It defines its own reverse-mode derivative, which can be differentiated further. For forward-mode derivatives
     (`jax.jvp`, `jax.jacfwd`, `jax.linearize`) choose "plain".
 
     Attributes:
-      segment_bytes: how much of what `cell.project` gives a segment may take on one device; by default what was
-        measured best for the backend.
-      keep_bytes: how much of the products' results may be kept for the backward pass on one device; above, they are
-        computed a second time.
+      segment_bytes: the size limit of a segment's projected inputs on one device; by default one that suits the
+        backend.
+      keep_bytes: the limit up to which the products' results are stored for the backward pass on one device; above it,
+        they are recomputed.
 
     Example:
       >>> import jax, flaxrnn
@@ -140,7 +141,7 @@ def _forward(plan: Plan, params: Any, state: State, reset_state: State, steps: S
         projected, marks = now
         product = RecordedProducts(plan.cell, params)
         (after, output), made = plan.step(product, reset_state, state, projected, marks)
-        # a field of the state that is the output is kept once, as the output of the step before
+        # a field that equals the output is stored once, as the output of the step before
         before = [
             None if new is output else old for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True)
         ]
@@ -176,7 +177,7 @@ def _backward(plan: Plan, saved: tuple, cotangents: tuple[State, jax.Array]) -> 
             product = KnownProducts(plan.cell, params, known=results)
             return plan.step(product, reset_state, before, projected, marks)[0]
 
-        # by the results too, though theirs is not wanted: else a second derivative would not know where they come from
+        # differentiate through `results` too: second derivatives need it
         d_before, _ = jax.vjp(step, before, results)[1]((d_after, d_output))
         return d_before, d_after
 
@@ -209,7 +210,7 @@ def _states_before(plan: Plan, first: State, before: list[jax.Array | None], out
 
 
 def products_of(sequence: Sequence) -> list:
-    """The shapes of what the products of one step give; none for a cell whose `recur` makes none by `product`."""
+    """The shapes of the results of one step's products; none if `recur` makes none through `product`."""
 
     def results(params: Any, state: State, projected: Any) -> list:
         product = RecordedProducts(sequence.cell, params)
@@ -220,7 +221,7 @@ def products_of(sequence: Sequence) -> list:
 
 
 def _add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The sum of two gradients; that of an integer is `float0`, which cannot be added."""
+    """The sum of two gradients; those of integers are `float0`, which cannot be added."""
     return a if a.dtype == jax.dtypes.float0 else a + b
 
 

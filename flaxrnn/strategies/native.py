@@ -1,6 +1,6 @@
-"""C++ for the CPU, made from the cell's own arithmetic and compiled where it runs: all cores, and little memory.
+"""C++ kernels for the CPU, generated from the cell's own arithmetic and compiled on the machine they run on.
 
-`flaxrnn.native` says how. Here it is decided for which cells and sequences.
+`flaxrnn.native` generates and calls them; this module decides for which cells and sequences.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from flaxrnn.strategies.plain import Plain
 
 @dataclasses.dataclass(frozen=True)
 class Native(Strategy):
-    """Runs a gated cell on the CPU by a kernel in C++, which is made from its `recur` and from that one's gradient.
+    """Runs a gated cell on the CPU in a C++ kernel generated from its `recur` and the gradient of `recur`.
 
-    The kernel is compiled when a program with it is first compiled, by the C++ compiler of this machine, and kept in
-    the user's cache folder. If that fails, the fused strategy runs in its place, and a line in the log says why.
+    The machine's C++ compiler compiles the kernel when the first program that uses it is compiled; the library is kept
+    in the user's cache folder. If the build fails, the fused strategy runs in its place, and the reason is logged.
 
-    It has a reverse-mode derivative of its own, which can be differentiated further, by the other strategies.
+    It defines its own reverse-mode derivative. Further derivatives are computed by the other strategies.
 
     Example:
       >>> import jax, flaxrnn
@@ -53,7 +53,7 @@ class Native(Strategy):
 
     def describe(self, sequence: Sequence) -> str:
         del sequence
-        return "C++ made from the cell's own arithmetic"
+        return "C++ generated from the cell's own arithmetic"
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
         if 0 in sequence.shape:
@@ -81,23 +81,23 @@ def _why_not_these(sequence: Sequence) -> str | None:
     """Why no kernel runs this kind of cell, or these dtypes."""
     cell, kind = sequence.cell, type(sequence.cell).__name__
     if not isinstance(cell, GatedCell):
-        return f"{kind} is no GatedCell"
+        return f"{kind} is not a GatedCell"
     if type(cell).project is not GatedCell.project:
-        return f"{kind} has a project of its own"
+        return f"{kind} overrides project"
     if cell.feature_axes > 1:
         return "its products are convolutions"
     if cell.layer_norm:
-        return "layer normalisation works along the features"
+        return "layer normalization operates along the feature axis"
     if not isinstance(sequence.steps.inputs, (jax.Array, jax.ShapeDtypeStruct)):
-        return "its inputs are no array"
+        return "its inputs are not a single array"
     leaves = jax.tree.leaves((sequence.params, sequence.state, sequence.steps.inputs))
     if other := sorted({str(leaf.dtype) for leaf in leaves} - {"float32"}):
-        return f"it computes in float32, and there is {' and '.join(other)}"
+        return f"it computes in float32 only, and some arrays are {' and '.join(other)}"
     return None
 
 
 def _kind(sequence: Sequence) -> tuple[Cell, tuple, frozenset[str]]:
-    """What the C++ depends on: the cell, the shapes of its parameters, and which of them each row has its own of."""
+    """What the C++ depends on: the cell, its parameters' shapes, and the names of those with one value per row."""
     cell, input_size = sequence.cell, sequence.steps.inputs.shape[-1]
     batch = sequence.shape[1:]
     own = _init_names(cell, input_size)
@@ -117,7 +117,7 @@ def _init_names(cell: Cell, input_size: int) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=256)
 def _generated(cell: GatedCell, shapes: tuple, per_row: frozenset[str]) -> Generated | str:
-    """The C++ of a cell; or why there is none, as half a sentence."""
+    """The C++ of a cell, or why there is none, as half a sentence."""
     params = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes}
     try:
         return generate(make_plan(cell, params, per_row))
@@ -133,7 +133,7 @@ def _failure(generated: Generated | str) -> str | None:
 
 
 def _operands(sequence: Sequence) -> tuple[call.Program, list[jax.Array]]:
-    """What the kernel is called with, its batch axes made one."""
+    """What the kernel is called with; the batch axes are merged into one."""
     cell, params, steps = sequence.cell, sequence.params, sequence.steps
     generated = _generated(*_kind(sequence))
     assert isinstance(generated, Generated)

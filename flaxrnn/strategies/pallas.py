@@ -1,4 +1,4 @@
-"""One Pallas kernel through all time steps, in place of a loop over many small operations."""
+"""One Pallas kernel for all time steps, in place of a loop over many small operations."""
 
 import dataclasses
 import functools
@@ -17,22 +17,22 @@ from flaxrnn.strategies.pallas_blocks import STEPS, Plan, TooLargeError
 from flaxrnn.strategies.pallas_step import layout_of
 
 VMEM_BYTES = 64 * 2**20
-"""What is taken for a TPU's fast memory where JAX cannot say."""
+"""The size assumed for a TPU's VMEM where JAX cannot tell."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pallas(Strategy):
-    """Runs any cell on a TPU in one kernel, and its gradient in another: parameters and state stay on the chip.
+    """Runs any cell on a TPU in one kernel, and its gradient in another; parameters and state stay on the chip.
 
     Tests compile it for TPU v5e and v6e, and check its numbers in Pallas's interpreter. It has never run on a TPU, so
-    "auto" does not choose it.
+    "auto" does not choose it. It has no second and no forward-mode derivatives.
 
     Attributes:
-      steps: at most how many time steps the kernel does between two waits for memory.
-      vmem_bytes: how much of the chip's fast memory a kernel may take; by default three quarters of what there is.
-      interpret: runs in Pallas's interpreter, slowly, on any backend; what `pallas_call` takes.
-      mesh_axes: the axes of the mesh of `jax.set_mesh` over which the batch is divided. XLA cannot divide a kernel by
-        itself, and says so. Inside a `jax.shard_map` of your own, where each device has its part already, pass none.
+      steps: the most time steps in one block of the kernel's grid.
+      vmem_bytes: how much of the chip's VMEM a kernel may use; by default three quarters of it.
+      interpret: runs in Pallas's interpreter, slowly, on any backend; passed on to `pallas_call`.
+      mesh_axes: the axes of the mesh of `jax.set_mesh` that divide the batch; without them, XLA refuses to partition
+        the kernel. Inside your own `jax.shard_map`, where each device has its part already, pass none.
 
     Example:
       >>> import jax, flaxrnn
@@ -63,7 +63,7 @@ class Pallas(Strategy):
             return "the state has fields that are not floating-point numbers"
         plan = self._plan(sequence)
         if jax.sharding.get_abstract_mesh().manual_axes:
-            return None  # inside `shard_map`, where shapes alone cannot be tried
+            return None  # inside `shard_map`, shapes alone do not suffice to try it
         both = functools.partial(pallas_tpu.gradient, plan)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _arguments(sequence))
         try:
@@ -74,12 +74,12 @@ class Pallas(Strategy):
         except TooLargeError as error:
             return str(error)
         except (pltpu.LoweringException, NotImplementedError) as error:
-            return f"Mosaic, the compiler of kernels, refuses it: {str(error).strip().splitlines()[0]}"
+            return f"Mosaic, the compiler of TPU kernels, cannot lower it: {str(error).strip().splitlines()[0]}"
         return None
 
     def describe(self, sequence: Sequence) -> str:
         del sequence
-        return "one kernel through all steps, never yet run on a TPU"
+        return "one kernel for all steps; it has never run on a TPU"
 
     def run(self, sequence: Sequence) -> tuple[State, jax.Array]:
         plan, given = self._plan(sequence), sequence[1:5]  # params, state, reset state and steps
@@ -100,7 +100,7 @@ def _vmem_bytes() -> int:
 
 
 def _arguments(sequence: Sequence) -> tuple:
-    """What `pallas_tpu.run` takes; shapes, if the sequence is of shapes."""
+    """The arguments of `pallas_tpu.run`; shapes, if the sequence holds shapes."""
     cell, params, state, reset_state, steps, *_ = sequence
 
     def project(params: Any, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A cell's step as a Pallas kernel runs it: on lists of arrays with one batch axis, products apart from the rest."""
+"""A cell's step as a Pallas kernel runs it: on lists of arrays with one batch axis, with the products kept apart."""
 
 import dataclasses
 import math
@@ -14,15 +14,15 @@ from flaxrnn.strategies.base import Sequence
 
 
 class Arrays(NamedTuple):
-    """What a kernel reads.
+    """The arrays that a kernel reads.
 
     Attributes:
       kernels: the matrices that `recur` multiplies by `product`, by name.
-      shared: the parameters that it uses in any other way, with two axes or more.
-      own: those that have a batch axis, `[batch, ...]`: masks of dropout.
+      shared: the parameters that it uses in any other way, reshaped to at least two axes.
+      own: those with a batch axis, `[batch, ...]`: dropout masks.
       state: the fields of the state before the first step, `[batch, ...]`.
       reset: the fields of the state that a reset brings back, `[batch, ...]`; none without resets.
-      projected: the leaves of what `cell.project` gives, `[time, batch, ...]`.
+      projected: the leaves of the result of `cell.project`, `[time, batch, ...]`.
       marks: mask and resets, integers `[time, batch, 1]`, or None.
     """
 
@@ -68,7 +68,7 @@ def forward_product(values: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _multiply(values: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`values @ kernel`; the kernel gets no gradient: that is formed of all steps at once."""
+    """`values @ kernel` without a gradient for the kernel, which is computed for all steps at once."""
     return forward_product(values, kernel)
 
 
@@ -90,19 +90,19 @@ _multiply.defvjp(
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the arguments of `cell.recur` lie in `Arrays`.
+    """How the arguments of `cell.recur` map to `Arrays`.
 
     Attributes:
       cell: the cell.
-      batch_shape: the batch axes, of which a kernel sees one.
-      params, state, projected: their structures.
+      batch_shape: the batch axes, which a kernel sees merged into one.
+      params, state, projected: their tree structures.
       shapes: the shape of each parameter.
-      roles: for each parameter the field of `Arrays`, "shared" or "own", or None if `recur` has it in products alone.
-      kernels: the names of those that it has in products.
+      roles: the field of `Arrays` for each parameter, "shared" or "own"; None if `recur` uses it only in products.
+      kernels: the names of the parameters used in products.
       calls: each product's kernel, first and last gate (None: no gates), and the number of the field of the state that
         it multiplies (None: something else).
       kinds: the dtype of each leaf of `projected`.
-      flat: whether it has no features.
+      flat: for each of these leaves, whether it has no feature axis.
     """
 
     cell: Cell
@@ -132,13 +132,13 @@ class Layout:
         )
 
     def merge(self, leaf: jax.Array, at: int) -> jax.Array:
-        """Joins the batch axes, which begin at axis `at`. There is an axis of features then, and no boolean."""
+        """Merges the batch axes, which begin at `at`; adds a missing feature axis, and makes booleans integers."""
         rest = leaf.shape[at + len(self.batch_shape) :] or (1,)
         leaf = leaf.reshape(*leaf.shape[:at], math.prod(self.batch_shape), *rest)
         return leaf.astype(jnp.int32) if leaf.dtype == bool else leaf
 
     def unmerge(self, leaf: jax.Array, at: int) -> jax.Array:
-        """The batch axes again, for an array with features."""
+        """Restores the batch axes of an array with features."""
         return leaf.reshape(*leaf.shape[:at], *self.batch_shape, *leaf.shape[at + 1 :])
 
     def merge_state(self, state: Any) -> list[jax.Array]:
@@ -150,7 +150,7 @@ class Layout:
         return jax.tree.unflatten(self.state, [self.unmerge(leaf, 0) for leaf in fields])
 
     def unmerge_projected(self, floats: list[jax.Array]) -> Any:
-        """The gradient of what `cell.project` gives; None for what is not floating-point."""
+        """The gradient of the result of `cell.project`; None for leaves that are not floating-point."""
         left = iter(floats)
         shape = self.batch_shape
         leaves = [
@@ -164,7 +164,7 @@ class Layout:
         return jax.tree.unflatten(self.projected, leaves)
 
     def unmerge_params(self, params: Any, shared: list[jax.Array], own: list[jax.Array]) -> Any:
-        """The gradients of the parameters other than by products: zero where `recur` does not use them otherwise."""
+        """The parameters' gradients apart from products; zero where `recur` uses them in products only, or never."""
         left = {"shared": iter(shared), "own": iter(own)}
         leaves = [
             None
@@ -207,7 +207,7 @@ class Layout:
 
     def _parameter(self, left: dict, role: str | None, shape: tuple[int, ...], rows: int) -> jax.Array:
         if role is None:
-            return jnp.zeros((), jnp.float32)  # it is not looked at
+            return jnp.zeros((), jnp.float32)  # never read
         return next(left[role]).reshape((rows, *shape[len(self.batch_shape) :]) if role == "own" else shape)
 
 
@@ -223,7 +223,7 @@ def _where(marks: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 def layout_of(sequence: Sequence) -> Layout:
-    """How the arguments of a sequence's cell lie in `Arrays`; shapes suffice."""
+    """How the arguments of a sequence's cell map to `Arrays`; shapes suffice."""
     cell, batch_shape, projected = sequence.cell, sequence.shape[1:], sequence.projected()
     leaves, params = jax.tree.flatten(sequence.params)
     fields, state = jax.tree.flatten(sequence.state)
@@ -267,7 +267,7 @@ def layout_of(sequence: Sequence) -> Layout:
 
 
 def _with_batch_axes(sequence: Sequence) -> list[bool]:
-    """Which parameters have batch axes: those that `init` does not make, and `perturb` adds for one pass."""
+    """Which parameters have batch axes: those that `perturb` adds for one pass, and `init` does not make."""
     batch_shape = sequence.shape[1:]
     size = jax.tree.leaves(sequence.steps.inputs)[0].shape[-1]
     drawn = jax.eval_shape(lambda key: sequence.cell.init(key, size), jax.random.key(0))

@@ -1,11 +1,11 @@
-"""Two TPU kernels for any cell: one runs it through time, one runs its gradient, both out of `cell.recur` itself.
+"""Two TPU kernels for any cell, traced from `cell.recur`: one runs all its steps, the other their gradient.
 
-The grid goes through blocks of the batch and, for each, through blocks of time. The parameters that `recur` uses and
-the state stay on the chip; at each step only the projected inputs are read, and only outputs are written.
+The grid iterates over blocks of the batch and, within each, over blocks of time. The state and the parameters that
+`recur` uses stay on the chip; a step reads only the projected inputs and writes only the outputs.
 
-The gradient's kernel goes through time the other way, with the gradient of the state on the chip, and takes the
-`jax.vjp` of one step of `recur`. It writes the gradients of the products' results, and XLA forms each kernel's gradient
-from them in one product over time and batch. Gradients of other parameters are summed on the chip.
+The backward kernel runs through time in the opposite direction, with the gradient of the state on the chip, and takes
+the `jax.vjp` of one step of `recur`. It writes the gradients of the products' results, from which XLA computes each
+weight matrix's gradient in one product over time and batch. Other parameters' gradients are summed on the chip.
 """
 
 import functools
@@ -25,12 +25,12 @@ from flaxrnn.strategies.partitioned import along_batch
 
 
 class Ran(NamedTuple):
-    """What the forward kernel gives.
+    """The results of the forward kernel.
 
     Attributes:
       outputs: `[time, batch, ...]`.
       last: the fields of the state after the last step, `[batch, ...]`.
-      before: the fields of the state before each step, `[time, batch, ...]`; none if they are not asked for.
+      before: the fields of the state before each step, `[time, batch, ...]`; none unless requested.
     """
 
     outputs: Any
@@ -39,12 +39,12 @@ class Ran(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the gradient's kernel gives; integers have no gradient.
+    """The results of the backward kernel; integers have no gradient.
 
     Attributes:
       shared, own, state, reset, projected: the gradients of these fields of `Arrays`.
       results: the gradients of the products' results, `[time, batch, columns]`.
-      values: what those products multiply that is no field of the state as it is, `[time, batch, features]`.
+      values: what those products multiply, unless it is a field of the state, `[time, batch, features]`.
     """
 
     shared: Any
@@ -69,7 +69,7 @@ def run(plan: Plan, params: Any, state: Any, reset_state: Any, projected: Any, m
 
 @jax.custom_jvp
 def _once(tree: Any) -> Any:
-    """`tree` itself; what comes of it cannot be differentiated, since kernels cannot."""
+    """`tree` itself, which cannot be differentiated, since the kernels cannot."""
     return tree
 
 
@@ -93,7 +93,7 @@ def _run_backward(plan: Plan, saved: tuple, cotangents: tuple) -> tuple:
     given = _once((arrays, before, layout.merge_state(d_state), layout.merge(d_outputs, 1)))
     axes = batch_axes((ARRAYS, STEP, ROW, STEP))
     gradients = along_batch(lambda *given: backward(plan, *given), given, axes, batch_axes(GRADIENTS), plan.mesh_axes)
-    if arrays.reset:  # products see the state that a reset has brought back
+    if arrays.reset:  # products multiply the state after a reset
         before = [
             jnp.where(_over(arrays.marks[1], old), new, old) for new, old in zip(arrays.reset, before, strict=True)
         ]
@@ -116,13 +116,13 @@ run.defvjp(lambda plan, *arguments: _run(plan, True, *arguments), _run_backward)
 
 
 def gradient(plan: Plan, *arguments: Any) -> Any:
-    """Both kernels: what `run` gives, pulled back."""
+    """Runs both kernels: `run`, and its vjp on its own results."""
     results, pull = jax.vjp(lambda params: run(plan, params, *arguments[1:]), arguments[0])
     return pull(results)
 
 
 def forward(plan: Plan, arrays: Arrays, keeps: bool) -> Ran:
-    """Runs all steps; `keeps` says whether to give the states before them, which the gradient needs."""
+    """Runs all steps; with `keeps`, also returns the states before them, which the gradient needs."""
     time = len(arrays.projected[0])
     fields, output = jax.eval_shape(lambda: plan.layout.step(*_first_step(arrays))[0])
     shapes = Ran(_like(output, time), [_like(leaf) for leaf in fields], [_like(leaf, time) for leaf in fields if keeps])
@@ -202,14 +202,14 @@ def _first_step(arrays: Arrays) -> tuple:
 
 
 def _step_of(refs: Arrays, at: Any, state: list) -> tuple:
-    """The same for a step of the block at hand, read from references."""
+    """The same for one step of the current block, read from references."""
     kernels, shared, own, _, reset, projected, marks = refs
     here = jax.tree.map(lambda ref: ref[at], (projected, marks))
     return (*_read((kernels, shared, own)), state, _read(reset), *here)
 
 
 def _products(layout: Layout, arrays: Arrays) -> tuple[list, list]:
-    """What the products of a step give, and what they multiply."""
+    """The results of a step's products, and what they multiply."""
     kernels, shared, own, state, reset, projected, marks = _first_step(arrays)
     _, product = layout.step(kernels, shared, own, state, reset, projected, marks)
     taken = (
@@ -220,7 +220,7 @@ def _products(layout: Layout, arrays: Arrays) -> tuple[list, list]:
 
 
 def _like(leaf: Any, time: int | None = None, wide: bool = False) -> jax.ShapeDtypeStruct:
-    """An array's shape, with an axis of time before it; `wide` in at least float32."""
+    """An array's shape, with a leading time axis if `time` is given; in at least float32 if `wide`."""
     dtype = jnp.promote_types(leaf.dtype, jnp.float32) if wide else leaf.dtype
     return jax.ShapeDtypeStruct(leaf.shape if time is None else (time, *leaf.shape), dtype)
 

@@ -1,4 +1,4 @@
-"""Functions that XLA cannot divide over devices, such as kernels, run on each device's part of the batch."""
+"""Runs functions that XLA cannot partition, such as kernels, on each device's part of the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +7,19 @@ import jax
 from jax.sharding import PartitionSpec
 
 SUMMED = -1
-"""In place of the batch axis, for an argument or a result without one."""
+"""Stands for the batch axis of an argument or a result that has none."""
 
 
 def along_batch(function: Callable, arguments: tuple, in_axes: tuple, out_axes: Any, mesh_axes: tuple[str, ...]) -> Any:
-    """`function(*arguments)`, each device working on the part of the batch that it has.
+    """`function(*arguments)`, with each device working on its own part of the batch.
 
     Args:
-      function: works through a batch of any size, each member on its own.
+      function: treats each member of the batch independently; the batch may have any size.
       arguments: trees of arrays.
-      in_axes: for each array, or for a whole tree of them, which axis is the batch, or `SUMMED`: each device has all.
-      out_axes: the same for the results; those with `SUMMED` are added up over the devices.
-      mesh_axes: the axes of the mesh of `jax.set_mesh` over which the batch is divided; none: on one device, or inside
-        a `shard_map`, where arrays are parts already.
+      in_axes: the batch axis of each array, or of each whole tree of arrays; `SUMMED` replicates it on every device.
+      out_axes: the same for the results; those with `SUMMED` are summed over the devices.
+      mesh_axes: the axes of the mesh of `jax.set_mesh` that divide the batch; none on one device, or inside a
+        `shard_map`, where each device already has its part.
     """
     if not mesh_axes:
         return function(*arguments)
@@ -36,5 +36,5 @@ def along_batch(function: Callable, arguments: tuple, in_axes: tuple, out_axes: 
     specs = jax.tree.map(spec, (in_axes, out_axes))
     divided = jax.shard_map(
         local, in_specs=specs[0], out_specs=specs[1], axis_names=set(mesh_axes), check_vma=False
-    )  # it is never differentiated, which is what the check is for
+    )  # the check is for differentiation, and this is never differentiated
     return divided(*arguments)

@@ -1,4 +1,4 @@
-"""The reference: `lax.scan` over `step`. It stays simple for ever, and every other strategy is tested against it."""
+"""The reference, `lax.scan` over `step`: kept simple, since every other strategy is tested against it."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from flaxrnn.strategies.base import Sequence, Steps, Strategy, guarded
 
 @dataclasses.dataclass(frozen=True)
 class Plain(Strategy):
-    """Runs one step after the other. It is for any cell and has every kind of derivative.
+    """Runs one step after the other, for any cell, with every kind of derivative.
 
     Example:
       >>> import jax, flaxrnn

@@ -357,7 +357,7 @@ WRONG = {
     ),
     "other axes": (
         lambda: ConvLSTM(3, (3, 3), peephole=True, peephole_shape=(4,)),
-        r"peephole_shape is \(4,\), but kernel_size \(3, 3\)",
+        r"peephole_shape is \(4,\), but kernel_size is \(3, 3\)",
     ),
     "clip": (lambda: ConvLSTM(3, (3, 3), cell_clip=0), "ConvLSTM: cell_clip is 0"),
     "two kinds of inputs": (

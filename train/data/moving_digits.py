@@ -1,11 +1,11 @@
-"""Moving MNIST (Srivastava et al. 2015), made smaller: a digit flies about and bounces off the edges."""
+"""Moving MNIST (Srivastava et al. 2015), made smaller: one digit moves about and bounces off the edges."""
 
 import numpy as np
 
 SIZE, DIGIT = 24, 14
-"""How many pixels wide a frame and a digit are."""
+"""The width of a frame and of a digit, in pixels."""
 FASTEST = 2.0
-"""The highest speed, in pixels a frame and direction."""
+"""The highest speed along each axis, in pixels per frame."""
 
 
 def halved(images: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def clips(digits: np.ndarray, number: int, frames: int, random: np.random.Genera
       digits: `[any number, 14, 14]`, from 0 to 1.
       number: how many clips.
       frames: how many frames each has.
-      random: where digits, places and speeds come from.
+      random: draws digits, places and speeds.
 
     Returns:
       `[number, frames, 24, 24]` float32, from 0 to 1.

@@ -1,4 +1,4 @@
-"""A clip beside what a network made of it."""
+"""Clips, and the frames that a network predicted."""
 
 import pathlib
 
@@ -9,12 +9,12 @@ from train.pictures.style import GREY
 
 
 def forecast(path: pathlib.Path, clips: np.ndarray, predicted: np.ndarray) -> None:
-    """Draws each clip, and below it the frames that were predicted, under those that they are to be.
+    """Draws each clip and, below its last frames, the predictions of them.
 
     Args:
       path: where to write the picture.
       clips: `[number, time, height, width]`, the true frames, from 0 to 1.
-      predicted: `[number, steps, height, width]`, the last of them as predicted.
+      predicted: `[number, steps, height, width]`, the last frames as predicted.
     """
     number, time = clips.shape[:2]
     seen = time - predicted.shape[1]
