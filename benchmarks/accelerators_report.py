@@ -80,10 +80,6 @@ def _million(report: dict[str, Any], case: str, tpu: dict[str, dict[str, int]], 
     return _bold(report, TPU, case, by, f"{tpu[by]['figure'] / 1e6:.3f}") if by in tpu else ""
 
 
-def _launches(report: dict[str, Any], case: str, gpu: dict[str, dict[str, int]], by: str) -> str:
-    return _bold(report, GPU, case, by, f"{gpu[by]['figure']:,}") if by in gpu else ""
-
-
 def _ratio(report: dict[str, Any], target: str, case: str) -> str:
     value = ratio(report, target, case)
     return "" if value is None else f"{value:.2f}"

@@ -50,6 +50,12 @@ class Pallas(Strategy):
     name = "pallas"
     forward_mode = False
 
+    def __post_init__(self) -> None:
+        for field in ("steps", "vmem_bytes"):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Pallas: {field} is {value!r}: pass a positive integer")
+
     def why_not(self, sequence: Sequence) -> str | None:
         if not self.interpret and jax.default_backend() != "tpu":
             return f"it is for TPUs, and JAX runs on {jax.default_backend()}"

@@ -117,7 +117,7 @@ def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
     time, batch = next(leaf.shape[:2] for leaf, where in leaves if where == STEP)
     needed = 0
     for rows in _sizes(batch):
-        for steps in (steps for steps in (8, 4, 2, 1) if steps <= min(plan.steps, time)):
+        for steps in _halved(min(plan.steps, time)):
             blocks, one = Blocks(time, batch, steps, rows), Blocks(time, batch, 1, rows)
             temporary = 2 * sum(one.bytes(leaf, where) for leaf, where in leaves if where == STEP)
             needed = temporary + sum(blocks.bytes(leaf, where) for leaf, where in leaves)
@@ -127,6 +127,13 @@ def blocks_of(plan: Plan, leaves: list[tuple[Any, Where]]) -> Blocks:
         f"its parameters and one step take {needed / 2**20:.1f} MiB of the chip's own memory, of "
         f"{plan.vmem_bytes / 2**20:.1f} MiB"
     )
+
+
+def _halved(size: int) -> Iterable[int]:
+    """`size`, and what is left of it when it is halved again and again."""
+    while size:
+        yield size
+        size //= 2
 
 
 def _sizes(batch: int) -> Iterable[int]:
