@@ -110,7 +110,8 @@ WRONG_OPTIONS = {
     "--cell=mgu --no-coupled": "--no-coupled does not go with --cell=mgu: it is an option of lstm",
     "--cell=lstn": "--cell=lstn: there is no such cell: pass one of elman, rnn, lstm, gru, mgu, leaky",
     "--resume --workdir=x": "--resume finds a workdir by itself: pass it or --workdir, which goes on with what it has",
-    "--strategy=fast": "--strategy=fast: there is no such strategy: pass one of auto, plain, fused, native, checkpointed, pallas",
+    "--strategy=fast": "--strategy=fast: there is no such strategy: pass one of "
+    "auto, plain, fused, native, checkpointed, pallas",
     "--processes=2": "--processes is for several processes: pass --distributed too",
     "--keep=0": "--keep=0: pass a positive number below 2^31",
     "--steps=3 --epochs=2": "--epochs and --steps both say how long to train: pass one of them",
