@@ -32,24 +32,13 @@ from rich.progress import track
 
 import flaxrnn
 from benchmarks import accelerators_report, compilers, figures
+from benchmarks.flax_cells import FLAX_CELLS
+from benchmarks.shapes import SHAPES, STEP
 from flaxrnn._explain import sequence_of
 from flaxrnn.layers import LayerCell
 from flaxrnn.strategies.auto import choose
 
-SHAPES = {
-    "rows": (128, 28, 28, 128),
-    "pixels": (128, 784, 1, 128),
-    "text": (32, 256, 64, 256),
-    "wide": (64, 128, 512, 512),
-    "one": (1, 256, 64, 256),
-    "step": (64, 1, 64, 256),
-}
-"""By name: batch, time, input and hidden size."""
-PEERS: dict[str, tuple[Any, ...]] = {
-    "lstm": (nn.LSTMCell, nn.OptimizedLSTMCell),
-    "gru": (nn.GRUCell,),
-    "elman": (nn.SimpleCell,),
-}
+CASES = SHAPES | STEP
 TPU, GPU = "v5e", "h100"
 TO = {TPU: ("plain", "fused", "pallas", "flax"), GPU: ("plain", "fused", "flax")}
 
@@ -66,8 +55,8 @@ class Options:
       out: output folder, for accelerators.json, accelerators.md and accelerators.png.
     """
 
-    shapes: tuple[str, ...] = tuple(SHAPES)
-    cells: tuple[str, ...] = tuple(PEERS)
+    shapes: tuple[str, ...] = tuple(CASES)
+    cells: tuple[str, ...] = tuple(FLAX_CELLS)
     targets: tuple[str, ...] = (TPU, GPU)
     processes: int = 2
     out: Path = Path("runs/benchmarks")
@@ -125,7 +114,7 @@ _dumped: Path | None = None
 
 def figures_of(job: Job) -> dict[str, int]:
     """Cycles (TPU) or launches (GPU) of a training step, and its peak memory in bytes; for Flax, its best module's."""
-    batch, time, inputs, hidden = SHAPES[job.shape]
+    batch, time, inputs, hidden = CASES[job.shape]
     like = jax.ShapeDtypeStruct((batch, time, inputs), jnp.float32)
     found = []
     for loss, params in _losses(job, like, hidden):
@@ -148,7 +137,7 @@ def _losses(job: Job, like: jax.ShapeDtypeStruct, hidden: int) -> list[tuple[Cal
         cell = flaxrnn.cells.make(job.cell, hidden_size=hidden)
         params = jax.eval_shape(lambda key: cell.init(key, like.shape[-1]), jax.random.key(0))
         return [(lambda params, inputs: _loss(flaxrnn.scan(cell, params, inputs, strategy=job.by)[1]), params)]
-    modules = [nn.RNN(peer(hidden)) for peer in PEERS[job.cell]]
+    modules = [nn.RNN(peer(hidden)) for peer in FLAX_CELLS[job.cell]]
     return [
         (
             lambda params, inputs, module=module: _loss(module.apply(params, inputs)),
@@ -164,7 +153,7 @@ def _loss(outputs: jax.Array) -> jax.Array:
 
 def _choice(target: str, shape: str, cell: str) -> str:
     """What "auto" chooses there."""
-    batch, time, inputs, hidden = SHAPES[shape]
+    batch, time, inputs, hidden = CASES[shape]
     made = flaxrnn.cells.make(cell, hidden_size=hidden)
     sequence = sequence_of(LayerCell(made, inputs), jax.ShapeDtypeStruct((batch, time, inputs), jnp.float32))
     return choose("auto", sequence, compilers.backend_of(target)).strategy.name

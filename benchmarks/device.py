@@ -22,25 +22,15 @@ from jax.experimental import rnn
 
 import flaxrnn
 from benchmarks import figures, machine
+from benchmarks.flax_cells import FLAX_CELLS
+from benchmarks.shapes import SHAPES, STEP
 from flaxrnn._explain import sequence_of
 from flaxrnn.layers import LayerCell
 from flaxrnn.strategies.auto import choose
 
-SHAPES = {
-    "text": (32, 256, 64, 256),
-    "rows": (128, 28, 28, 128),
-    "wide": (64, 128, 512, 512),
-    "one": (1, 256, 64, 256),
-    "pixels": (128, 784, 1, 128),
-    "step": (64, 1, 64, 256),
-}
-"""By name: batch, time, input and hidden size; the most telling first."""
+CASES = {name: SHAPES[name] for name in ("text", "rows", "wide", "one", "pixels")} | STEP
+"""The most telling first, since time may run out."""
 SMALL = {"text": (4, 8, 5, 8), "step": (2, 1, 5, 8)}
-PEERS: dict[str, tuple[Any, ...]] = {
-    "lstm": (nn.LSTMCell, nn.OptimizedLSTMCell),
-    "gru": (nn.GRUCell,),
-    "elman": (nn.SimpleCell,),
-}
 TOLERANCE = 1e-3
 """The largest accepted difference from `plain`, relative to the largest number of an array."""
 
@@ -59,7 +49,7 @@ class Options:
 
     minutes: float = 7.0
     turns: int = 15
-    cells: tuple[str, ...] = tuple(PEERS)
+    cells: tuple[str, ...] = tuple(FLAX_CELLS)
     small: bool = False
     out: Path = Path("runs/benchmarks")
 
@@ -69,7 +59,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     device = jax.devices()[0]
     rich.print(f"{device.device_kind} ({device.platform}), {jax.device_count()} of them; one is used")
-    shapes, deadline = SMALL if options.small else SHAPES, time.monotonic() + 60 * options.minutes
+    shapes, deadline = SMALL if options.small else CASES, time.monotonic() + 60 * options.minutes
     results, left_out = [], []
     for shape, cell in itertools.product(shapes, options.cells):
         if time.monotonic() > deadline:
@@ -133,7 +123,7 @@ def _step(cell: Any, strategy: str) -> Callable[..., Any]:
 def _peers(name: str, shape: tuple[int, int, int, int], inputs: jax.Array) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The same step by Flax's modules, and by cuDNN where there is one."""
     batch, _, inputs_size, hidden = shape
-    for peer in PEERS[name]:
+    for peer in FLAX_CELLS[name]:
         module = nn.RNN(peer(hidden))
         params = jax.jit(module.init)(jax.random.key(0), inputs)
 

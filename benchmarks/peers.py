@@ -19,14 +19,8 @@ from rich.progress import track
 
 from benchmarks import figures, libraries, machine, peers_report
 from benchmarks.libraries import Case
+from benchmarks.shapes import SHAPES
 
-SHAPES = {
-    "rows": (128, 28, 28, 128),
-    "pixels": (128, 784, 1, 128),
-    "text": (32, 256, 64, 256),
-    "wide": (64, 128, 512, 512),
-    "one": (1, 256, 64, 256),
-}
 STEPS = {"step, batch 1": (1, 1, 64, 256), "step, batch 64": (64, 1, 64, 256)}
 
 
