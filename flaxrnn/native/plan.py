@@ -94,11 +94,6 @@ class Plan:
         """Whether the first product multiplies a field of the state as it is, so that there is no phase before it."""
         return self.products[0].field is not None
 
-    def leaf_names(self, node: int) -> set[str]:
-        """The leaves that a node depends on."""
-        below = (self.graph.nodes[number] for number in self.graph.below([node]))
-        return {below.args[0] for below in below if below.op == "leaf"}
-
 
 @dataclasses.dataclass(frozen=True)
 class GivenProducts(RecordedProducts):
